@@ -1,0 +1,1 @@
+"""Front doors: how others talk to the server."""

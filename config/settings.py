@@ -1,0 +1,104 @@
+"""The settings, from the environment or `.env`. The only reader of the environment in the house."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from domain.errors import ConfigurationError
+
+VERSION = "0.1.0"
+MIN_SECRET_BYTES = 32
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Every setting, its safe default, and its meaning (`.env.example` repeats them in a line each)."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    environment: str = "development"
+    api_title: str = "Routeur IA"
+    api_version: str = VERSION
+    host: str = "127.0.0.1"
+    port: int = Field(default=7860, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1)
+    data_dir: Path = Path("data")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    cors_origins: CommaSeparated = ()
+
+    # Who may call
+    jwt_secret_key: SecretStr | None = None
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
+    jwt_expiration_minutes: int = Field(default=60, gt=0)
+    api_keys: CommaSeparated = Field(default=(), repr=False)
+
+    # Models
+    default_model: str | None = None
+    local_model: str = "qwen2.5-coder-0.5b-instruct"
+    local_base_url: str | None = None
+    local_context_tokens: int = Field(default=8192, ge=512)
+    local_parallel: int = Field(default=2, ge=1)
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = "https://api.openai.com/v1"
+    mistralai_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("MISTRALAI_API_KEY", "MISTRAL_API_KEY")
+    )
+    mistral_base_url: str = "https://api.mistral.ai/v1"
+
+    # Bounds on a request and on a run
+    max_body_bytes: int = Field(default=4_000_000, gt=0)
+    max_message_chars: int = Field(default=400_000, gt=0)
+    max_history_messages: int = Field(default=1_000, gt=0)
+    provider_connect_timeout_s: float = Field(default=5.0, gt=0)
+    provider_stall_timeout_s: float = Field(default=60.0, gt=0)
+    run_timeout_s: float = Field(default=600.0, gt=0)
+    sse_ping_s: float = Field(default=15.0, gt=0)
+    shutdown_grace_s: float = Field(default=30.0, ge=0)
+    shutdown_notice_s: float = Field(default=1.0, ge=0)
+
+    # The database and the ledger
+    database_url: SecretStr | None = None
+    database_pool_size: int = Field(default=8, ge=1)
+    database_timeout_s: float = Field(default=3.0, gt=0)
+    ledger_max_pending_bytes: int = Field(default=64_000_000, gt=0)
+    ledger_flush_s: float = Field(default=0.2, gt=0)
+
+    # Accounting
+    impact_zone: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    local_impact_zone: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    cpu_watts_min: float = Field(default=0.74, gt=0)
+    cpu_watts_max: float = Field(default=3.5, gt=0)
+    ram_watts_per_gb: float = Field(default=0.392, ge=0)
+    usd_eur: float | None = Field(default=None, gt=0)
+
+    @field_validator("cors_origins", "api_keys", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def is_development(self) -> bool:
+        return self.environment == "development"
+
+
+def load_settings() -> Settings:
+    """The settings of this process; raises `ConfigurationError` naming each one that does not hold."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc'])).upper()}: {p['msg']}" for p in error.errors()]
+        raise ConfigurationError("; ".join(problems)) from error
+
+
+@lru_cache(maxsize=1)
+def process_settings() -> Settings:
+    """The settings a worker process reads once (uvicorn builds the app by name, without arguments)."""
+    return load_settings()

@@ -1,0 +1,1 @@
+"""Plumbing any server could use."""

@@ -1,0 +1,1 @@
+"""Facts and rules that hold without any framework."""

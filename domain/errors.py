@@ -1,0 +1,155 @@
+"""Every error the server can answer with: its code, its HTTP status and a message safe to show.
+
+RouteurError
+├── BadRequest (400)
+│   ├── UnknownAgent
+│   ├── UnknownModel
+│   ├── NotSupportedYet
+│   └── ContextOverflow
+├── Unauthorized (401)
+├── Forbidden (403)
+├── NotFound (404)
+├── PayloadTooLarge (413)
+├── UnsupportedMedia (415)
+├── ProviderError (502)
+│   ├── ProviderRefused        the provider answered with an error status
+│   ├── ProviderUnreachable    no connection
+│   └── ProviderCut            the answer ended, stalled or broke before its finish reason
+├── ModelUnavailable (503)     nothing configured can serve this model now
+├── AgentUnavailable (503)
+├── AgentFailed (500)          the agent's own code raised
+├── ShuttingDown (503)
+├── RunTimeout (504)
+└── InternalError (500)
+
+ConfigurationError stops the start; it is never an HTTP answer.
+"""
+
+from typing import ClassVar
+
+
+class RouteurError(Exception):
+    """What happened, with the value, and what would work. `message` is safe to show to a caller."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(RouteurError):
+    code = "bad_request"
+    status = 400
+
+
+class UnknownAgent(BadRequest):
+    code = "unknown_agent"
+
+
+class UnknownModel(BadRequest):
+    code = "unknown_model"
+
+
+class NotSupportedYet(BadRequest):
+    code = "not_supported_yet"
+
+
+class ContextOverflow(BadRequest):
+    code = "context_overflow"
+
+
+class Unauthorized(RouteurError):
+    code = "unauthorized"
+    status = 401
+
+
+class Forbidden(RouteurError):
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(RouteurError):
+    code = "not_found"
+    status = 404
+
+
+class PayloadTooLarge(RouteurError):
+    code = "payload_too_large"
+    status = 413
+
+
+class UnsupportedMedia(RouteurError):
+    code = "unsupported_media_type"
+    status = 415
+
+
+class ProviderError(RouteurError):
+    """A provider failed. `retryable` says whether the same call may succeed later or elsewhere.
+
+    `upstream_status` is the provider's HTTP status (`None` when there was none);
+    `retry_after_s` is what the provider asked for, in seconds.
+    """
+
+    code = "provider_error"
+    status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        upstream_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.upstream_status = upstream_status
+        self.retry_after_s = retry_after_s
+
+
+class ProviderRefused(ProviderError):
+    code = "provider_refused"
+
+
+class ProviderUnreachable(ProviderError):
+    code = "provider_unreachable"
+
+
+class ProviderCut(ProviderError):
+    code = "provider_cut"
+
+
+class ModelUnavailable(RouteurError):
+    code = "model_unavailable"
+    status = 503
+
+
+class AgentUnavailable(RouteurError):
+    code = "agent_unavailable"
+    status = 503
+
+
+class AgentFailed(RouteurError):
+    code = "agent_failed"
+    status = 500
+
+
+class ShuttingDown(RouteurError):
+    code = "shutting_down"
+    status = 503
+
+
+class RunTimeout(RouteurError):
+    code = "run_timeout"
+    status = 504
+
+
+class InternalError(RouteurError):
+    code = "internal_error"
+    status = 500
+
+
+class ConfigurationError(Exception):
+    """The server cannot start so configured; the message names the setting or the file and line."""

@@ -1,0 +1,104 @@
+"""A run: what is asked of an agent, the events it yields, and the row it leaves in the ledger."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from domain.errors import RouteurError
+from domain.messages import Message
+from domain.principals import Principal
+from domain.reports import Report
+
+RunStatus = Literal["succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What every door makes of its own format. `messages` ends with the caller's new message."""
+
+    agent: str
+    messages: tuple[Message, ...]
+    principal: Principal
+    request_id: str
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    project_id: str | None = None
+    sources: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run was accepted: its agent is known and its model can serve."""
+
+    run_id: UUID
+    agent: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Pieces of the answer, in order, as they came from one model."""
+
+    pieces: tuple[str, ...]
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A rare event for progress displays: a node began or ended, a tool was called, sources were found."""
+
+    kind: Literal["node", "tool", "sources", "interrupt"]
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run failed; a `Finished` with what it consumed follows."""
+
+    error: RouteurError
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every run. `message_count` counts the exchange: what was sent and the answer."""
+
+    report: Report
+    model: str
+    message_count: int
+
+
+RunEvent = Started | Tokens | Progress | Failed | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One ledger row. Figures that are not known are `None`."""
+
+    run_id: UUID
+    created_at: datetime
+    request_id: str
+    subject: str
+    project_id: str | None
+    agent: str
+    requested_model: str | None
+    model: str
+    stream: bool
+    status: RunStatus
+    error_code: str | None
+    message_count: int
+    input_tokens: int | None
+    output_tokens: int | None
+    estimated: bool
+    latency_s: float
+    time_to_first_token_s: float | None
+    cost_eur: float | None
+    energy_kwh: float | None
+    gwp_kgco2eq: float | None
+    wcf_liters: float | None
+    calls: tuple[Mapping[str, Any], ...]
+    """Per call: model, provider, tokens, status, estimated, latency_s, cost_eur, gwp_kgco2eq (JSON values)."""

@@ -1,0 +1,1 @@
+"""How agents think: one file an agent."""

@@ -1,0 +1,1 @@
+"""Models: one chat model, its router, and the providers behind it."""

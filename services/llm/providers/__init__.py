@@ -1,0 +1,1 @@
+"""One file per wire: who answers, and in which format."""
