@@ -14,7 +14,9 @@ RouteurError
 ├── ProviderError (502)
 │   ├── ProviderRefused        the provider answered with an error status
 │   ├── ProviderUnreachable    no connection
-│   └── ProviderCut            the answer ended, stalled or broke before its finish reason
+│   ├── ProviderCut            the answer ended or broke before its finish reason
+│   ├── ProviderStalled (504)  nothing came for too long
+│   └── RateLimitedByProvider (429)
 ├── ModelUnavailable (503)     nothing configured can serve this model now
 ├── AgentUnavailable (503)
 ├── AgentFailed (500)          the agent's own code raised
@@ -119,6 +121,21 @@ class ProviderUnreachable(ProviderError):
 
 class ProviderCut(ProviderError):
     code = "provider_cut"
+
+
+class ProviderStalled(ProviderError):
+    code = "provider_stalled"
+    status = 504
+
+
+class RateLimitedByProvider(ProviderError):
+    """The provider's own limit: passed on with its Retry-After, so that the caller waits as long as it must."""
+
+    code = "rate_limited_by_provider"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float | None) -> None:
+        super().__init__(message, retryable=True, upstream_status=429, retry_after_s=retry_after_s)
 
 
 class ModelUnavailable(RouteurError):

@@ -29,6 +29,7 @@ class RunRequest:
     sources: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
+    events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Started:
 class Tokens:
     """Pieces of the answer, in order, as they came from one model."""
 
-    pieces: tuple[str, ...]
+    pieces: list[str]
     model: str
 
 
@@ -67,6 +68,7 @@ class Failed:
 class Finished:
     """The last event of every run. `message_count` counts the exchange: what was sent and the answer."""
 
+    run_id: UUID
     report: Report
     model: str
     message_count: int

@@ -1,0 +1,98 @@
+"""POST /auth/token and GET /auth/verify."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import APIRouter, Header, Request
+from pydantic import ValidationError
+
+from api.deps import CurrentServices, CurrentToken, Services
+from api.schemas import UNAUTHORIZED, TokenBody, answers
+from core.security import DEVELOPMENT_SUBJECT
+from domain.errors import BadRequest, Unauthorized
+
+router = APIRouter(prefix="/auth", tags=["auth"])
+
+TOKEN_BODY_DOC: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {"schema": TokenBody.model_json_schema(), "example": {"api_key": "…"}},
+            "application/x-www-form-urlencoded": {
+                "schema": {"type": "object", "properties": {"grant_type": {"type": "string"}}},
+                "example": {"grant_type": "client_credentials", "client_id": "backend", "client_secret": "…"},
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/token",
+    summary="Get a token",
+    responses=answers({"access_token": "eyJ…", "token_type": "bearer", "expires_in": 3600}) | UNAUTHORIZED,
+    openapi_extra=TOKEN_BODY_DOC,
+)
+async def issue_token(
+    request: Request, services: CurrentServices, authorization: Annotated[str | None, Header()] = None
+) -> dict[str, Any]:
+    """A token for later calls. In development no credential is asked; elsewhere an API key is required."""
+    key = _bearer_of(authorization) or await _key_in_body(request)
+    subject = services.authenticator.subject_of_api_key(key) if key else None
+    if subject is None and (key or not services.settings.is_development):
+        raise Unauthorized(_refusal(services, key))
+    token = services.authenticator.issue_token(subject or DEVELOPMENT_SUBJECT)
+    return {"access_token": token, "token_type": "bearer", "expires_in": services.authenticator.lifetime_s}
+
+
+@router.get(
+    "/verify",
+    summary="Check a token",
+    responses=answers({"valid": True, "user": {"sub": "user", "type": "access", "exp": 1706123456}}) | UNAUTHORIZED,
+)
+async def verify_token(verified: CurrentToken) -> dict[str, Any]:
+    """Whether the credential is good, and what it says."""
+    claims = verified.claims
+    first = {"sub": claims["sub"], "type": claims.get("type"), "exp": claims.get("exp")}
+    return {"valid": True, "user": {**first, **{key: value for key, value in claims.items() if key not in first}}}
+
+
+def _refusal(services: Services, key: str | None) -> str:
+    if key:
+        return "the API key is not known"
+    return (
+        f"ENVIRONMENT={services.settings.environment} asks for a credential: send an API key of API_KEYS as Bearer, "
+        'as JSON {"api_key": "…"} or as OAuth2 client_credentials'
+    )
+
+
+def _bearer_of(authorization: str | None) -> str | None:
+    """The key in the Authorization header: as Bearer, or as the password of OAuth2's Basic form."""
+    scheme, _, credential = (authorization or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credential.strip() or None
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(credential, validate=True).decode().partition(":")[2] or None
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise BadRequest("Authorization: the Basic credential is not base64 of `client:secret`") from error
+    return None
+
+
+async def _key_in_body(request: Request) -> str | None:
+    """The key in a JSON or form body; `None` without one. In development clients may post anything, or nothing."""
+    content = await request.body()
+    if not content.strip():
+        return None
+    if request.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
+        form = dict(parse_qsl(content.decode("utf-8", "replace")))
+        if form.get("grant_type", "client_credentials") != "client_credentials":
+            raise BadRequest(f"grant_type: {form['grant_type'][:80]!r}; only client_credentials is served")
+        return form.get("client_secret") or None
+    try:
+        return TokenBody.model_validate(orjson.loads(content)).api_key
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise BadRequest('the body must be empty, {"api_key": "…"} or an OAuth2 form') from error

@@ -1,0 +1,145 @@
+"""The command line: `python app.py [serve | models | agents | db] …`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from config.catalogue import Catalogue, load_catalogue
+from config.settings import Settings, load_settings
+from core import embedded_postgres
+from core.security import create_authenticator
+from domain.errors import ConfigurationError, RouteurError
+from services.llm.factory import create_local_runtime, local_entry
+from services.local_models.progress import TerminalProgress
+from services.local_models.weights import fetch_weights, find_weights
+
+LAST_RESORT_S = 5
+"""After the grace period every run has been ended; what still holds a connection then is cut by the HTTP server."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; problems of configuration are one line, not a traceback."""
+    parsed = _parser().parse_args(arguments or ["serve"])
+    try:
+        settings = load_settings()
+        status: int = parsed.command(settings, parsed)
+    except (ConfigurationError, RouteurError) as error:
+        print(f"routeur: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python app.py", description="Routeur IA: agents and models behind one door.")
+    commands = parser.add_subparsers(title="commands", required=True)
+
+    serve = commands.add_parser("serve", help="start the server (the default)")
+    serve.set_defaults(command=_serve)
+
+    models = commands.add_parser("models", help="the catalogue and the local models' weights")
+    models_commands = models.add_subparsers(required=True)
+    models_commands.add_parser("list", help="list the models").set_defaults(command=_list_models)
+    pull = models_commands.add_parser("pull", help="fetch the weights of a local model")
+    pull.add_argument("name", nargs="?", help="a local model; LOCAL_MODEL when absent")
+    pull.add_argument("--keep-going", action="store_true", help="exit with 0 even when no source answers")
+    pull.set_defaults(command=_pull_model)
+
+    database = commands.add_parser("db", help="the server's own PostgreSQL")
+    database_commands = database.add_subparsers(required=True)
+    database_commands.add_parser("status", help="is it running, for whom").set_defaults(command=_database_status)
+    database_commands.add_parser("stop", help="stop it").set_defaults(command=_database_stop)
+    psql = database_commands.add_parser("psql", help="open psql on it")
+    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to psql")
+    psql.set_defaults(command=_database_psql)
+    return parser
+
+
+def _serve(settings: Settings, _: argparse.Namespace) -> int:
+    catalogue = load_catalogue()
+    create_authenticator(settings)
+    create_local_runtime(catalogue, settings)
+    print(_greeting(settings, catalogue), file=sys.stderr, flush=True)
+    uvicorn.run(
+        "app:create_worker_app",
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(settings.shutdown_grace_s) + LAST_RESORT_S,
+        app_dir=str(Path(__file__).parent.parent),
+    )
+    return 0
+
+
+def _greeting(settings: Settings, catalogue: Catalogue) -> str:
+    """Where to look, and what can serve."""
+    address = f"http://{'127.0.0.1' if settings.host in {'0.0.0.0', '::'} else settings.host}:{settings.port}"  # noqa: S104 - shown, not bound
+    lines = [f"{settings.api_title} {settings.api_version} — {address}", f"  documentation  {address}/docs", f"  readiness      {address}/ready"]
+    entry = local_entry(catalogue, settings)
+    if settings.local_base_url is not None:
+        lines.append(f"  local model    {settings.local_model} at LOCAL_BASE_URL")
+    elif entry is not None and entry.weights is not None:
+        here = find_weights(entry.weights, settings.data_dir / "models") is not None
+        what_to_do = "" if here else f" is NOT here: `python app.py models pull {entry.id}`, or set a provider's key"
+        lines.append(f"  local model    {entry.id}{what_to_do}")
+    keys = {"OPENAI_API_KEY": settings.openai_api_key, "MISTRALAI_API_KEY": settings.mistralai_api_key}
+    lines.append(f"  keys           {', '.join(name for name, key in keys.items() if key) or 'none'}")
+    if settings.is_development:
+        lines.append("  DEVELOPMENT MODE: anyone who reaches this port can get a token. Set ENVIRONMENT for real use.")
+    return "\n".join(lines)
+
+
+def _list_models(settings: Settings, _: argparse.Namespace) -> int:
+    for model in load_catalogue().models:
+        marks = []
+        if model.weights is not None:
+            here = find_weights(model.weights, settings.data_dir / "models") is not None
+            marks.append("fetched" if here else f"{model.weights.size_bytes / 1e6:.0f} MB to fetch")
+        print(f"{model.id:32} {model.provider:10} {model.context.tokens:>9} tokens  {' '.join(marks)}")
+    return 0
+
+
+def _pull_model(settings: Settings, parsed: argparse.Namespace) -> int:
+    catalogue = load_catalogue()
+    entry = catalogue.get(parsed.name) if parsed.name else local_entry(catalogue, settings)
+    if parsed.name is None and (entry is None or settings.local_base_url is not None):
+        print("no local model to fetch", file=sys.stderr)
+        return 0
+    if entry is None or entry.weights is None:
+        known = ", ".join(model.id for model in catalogue.models if model.weights is not None)
+        raise ConfigurationError(f"{parsed.name!r} is not a model with weights to fetch: {known}")
+    progress = TerminalProgress()
+    try:
+        path = fetch_weights(entry.weights, settings.data_dir / "models", progress=progress)
+    except RouteurError as error:
+        progress.close()
+        print(f"routeur: {error}", file=sys.stderr)
+        return 0 if parsed.keep_going else 1
+    progress.close()
+    print(f"{entry.id}: {path}", file=sys.stderr)
+    return 0
+
+
+def _database_status(settings: Settings, _: argparse.Namespace) -> int:
+    print(embedded_postgres.status(settings.data_dir))
+    return 0
+
+
+def _database_stop(settings: Settings, _: argparse.Namespace) -> int:
+    print("stopped" if embedded_postgres.stop(settings.data_dir) else "it was not running")
+    return 0
+
+
+def _database_psql(settings: Settings, parsed: argparse.Namespace) -> int:
+    return embedded_postgres.psql(settings.data_dir, parsed.arguments)

@@ -1,0 +1,60 @@
+"""What doors depend on: the services of this process, and who is calling."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from config.settings import Settings
+from core.database import Database
+from core.security import Authenticator, VerifiedToken
+from domain.errors import Unauthorized
+from domain.principals import Principal
+from services.agent_registry import Agents
+from services.completion import CompletionService
+from services.ledger import Ledger
+from services.llm.router import Router
+from services.local_models.runtime import LocalRuntime
+
+
+@dataclass(slots=True)
+class Services:
+    """Everything a worker process built at start. `draining` is set when it was told to stop."""
+
+    settings: Settings
+    authenticator: Authenticator
+    agents: Agents
+    router: Router
+    completion: CompletionService
+    database: Database
+    ledger: Ledger
+    local_runtime: LocalRuntime | None
+    draining: bool = False
+
+
+async def services_of(request: Request) -> Services:
+    """The services of the application that serves this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+_bearer = HTTPBearer(auto_error=False, description="A token of POST /auth/token, or an API key")
+
+
+async def verified_token(request: Request, _: Annotated[object, Depends(_bearer)]) -> VerifiedToken:
+    """The caller's credential, checked; raises `Unauthorized`."""
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthorized("send `Authorization: Bearer <token or API key>`; POST /auth/token gives a token")
+    return (await services_of(request)).authenticator.verify(credential.strip())
+
+
+async def current_principal(verified: Annotated[VerifiedToken, Depends(verified_token)]) -> Principal:
+    """Who is calling."""
+    return verified.principal
+
+
+CurrentServices = Annotated[Services, Depends(services_of)]
+CurrentToken = Annotated[VerifiedToken, Depends(verified_token)]
+CurrentPrincipal = Annotated[Principal, Depends(current_principal)]

@@ -1,0 +1,98 @@
+"""Errors as callers see them: one shape, the right status, the request's id."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api.json_response import json_response
+from domain.errors import InternalError, ProviderError, RouteurError
+
+logger = logging.getLogger("routeur.api")
+
+CODES_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "payload_too_large"}
+RETRY_LATER_S = "5"
+
+
+def install_error_answers(app: FastAPI) -> None:
+    """Make the application answer every failure in the house's shape."""
+    app.add_exception_handler(RouteurError, _routeur_error)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def error_answer(status: int, code: str, message: str, request_id: str, detail: Any = None) -> Response:
+    """`{"error": {code, message, request_id}, "detail": …}`; the detail repeats the message unless it says more."""
+    error = {"code": code, "message": message, "request_id": request_id}
+    return json_response({"error": error, "detail": message if detail is None else detail}, status)
+
+
+def request_id_of(request: Request) -> str:
+    """The id that the middleware accepted or made."""
+    return str(request.scope["state"]["request_id"])
+
+
+async def _routeur_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RouteurError):
+        raise error
+    response = error_answer(error.status, error.code, error.message, request_id_of(request))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status in {429, 503}:
+        wait_s = error.retry_after_s if isinstance(error, ProviderError) else None
+        response.headers["Retry-After"] = RETRY_LATER_S if wait_s is None else str(max(1, round(wait_s)))
+    return response
+
+
+async def _invalid_body(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = [_field_problem(problem) for problem in error.errors()]
+    message = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems)
+    return error_answer(400, "invalid_request", message, request_id_of(request), detail=problems)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    code = CODES_OF_STATUS.get(error.status_code, "http_error")
+    message = str(error.detail)
+    if error.status_code in {404, 405}:
+        message = f"{message}: {request.method} {request.url.path[:200]}; the routes are listed at /docs"
+    response = error_answer(error.status_code, code, message, request_id_of(request))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id_of(request)})
+    message = f"the server failed; its log says why (request {request_id_of(request)})"
+    return error_answer(InternalError.status, InternalError.code, message, request_id_of(request))
+
+
+def _field_problem(problem: Any) -> dict[str, Any]:
+    """One refused field: its name, what is wrong, and the value that was sent, cut short."""
+    field = _field_name(problem["loc"])
+    message = str(problem["msg"])
+    if problem["type"] == "extra_forbidden":
+        message = "unknown field; see /docs for those that exist"
+    elif problem["type"] == "json_invalid":
+        field, message = "body", f"not valid JSON: {problem.get('ctx', {}).get('error', 'cannot be parsed')}"
+    elif problem["type"] != "missing":
+        message = f"{message} (got {_short(problem.get('input'))})"
+    return {"field": field, "message": message, "type": problem["type"]}
+
+
+def _field_name(location: Sequence[int | str]) -> str:
+    parts = [str(part) for part in location if part != "body"]
+    return ".".join(parts) or "body"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,87 @@
+"""GET /health (alive) and GET /ready (able to serve)."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from api.deps import CurrentServices, Services
+from api.json_response import json_response
+from api.schemas import answers
+from domain.errors import ModelUnavailable
+
+router = APIRouter(tags=["health"])
+
+HEALTH_EXAMPLE = {
+    "status": "healthy",
+    "version": "0.1.0",
+    "title": "Routeur IA",
+    "environment": "development",
+    "timestamp": "2026-11-20T09:30:00+00:00",
+}
+READY_EXAMPLE = {
+    "status": "ready",
+    "dependencies": {
+        "server": {"state": "ready", "reason": None},
+        "database": {"state": "ready", "reason": None},
+        "ledger": {"state": "ready", "reason": None, "pending_rows": 0, "dropped_rows": 0},
+        "models": {"state": "ready", "reason": None},
+    },
+}
+
+
+@router.get("/health", summary="Alive?", responses=answers(HEALTH_EXAMPLE))
+async def health(services: CurrentServices) -> dict[str, Any]:
+    """The process answers. Says nothing of what it depends on."""
+    settings = services.settings
+    return {
+        "status": "healthy",
+        "version": settings.api_version,
+        "title": settings.api_title,
+        "environment": settings.environment,
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+
+
+@router.get("/ready", summary="Able to serve?", responses=answers(READY_EXAMPLE))
+async def ready(services: CurrentServices) -> Response:
+    """200 when requests should be sent here, 503 when not, with the state of each dependency.
+
+    Completions keep working while the database is down, and so the answer stays 200 as long as their rows are kept.
+    """
+    dependencies = {
+        "server": _state("draining" if services.draining else "ready", None),
+        "database": _state(services.database.state, services.database.reason),
+        "ledger": _ledger(services),
+        "models": _models(services),
+    }
+    serving = not services.draining and dependencies["models"]["state"] == "ready"
+    return json_response({"status": "ready" if serving else "not ready", "dependencies": dependencies}, 200 if serving else 503)
+
+
+def _state(state: str, reason: str | None) -> dict[str, Any]:
+    return {"state": state, "reason": reason}
+
+
+def _ledger(services: Services) -> dict[str, Any]:
+    status = services.ledger.status()
+    waiting = status.pending_rows > 0 and services.database.state != "ready"
+    state = "waiting for the database" if waiting else "ready"
+    figures = {"pending_rows": status.pending_rows, "dropped_rows": status.dropped_rows}
+    return {**_state(state, status.last_error), **figures}
+
+
+def _models(services: Services) -> dict[str, Any]:
+    """Ready when at least one language model can serve; starting while the only one that will is being loaded."""
+    models = [model for model in services.router.catalogue.models if model.type == "llm"]
+    serving = [model for model in models if services.router.unavailable_reason(model) is None]
+    if not serving:
+        try:
+            services.router.resolve(None)
+        except ModelUnavailable as error:
+            return _state("down", error.message)
+    runtime = services.local_runtime
+    if runtime is not None and runtime.state == "starting" and all(model.provider == "local" for model in serving):
+        return _state("starting", "the local model is being loaded")
+    return _state("ready", None)

@@ -1,0 +1,114 @@
+"""GET /models, GET /agents and the drawing of an agent's graph."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
+
+from api.deps import CurrentPrincipal, CurrentServices
+from api.schemas import UNAUTHORIZED, answers, error_example
+from config.catalogue import ListPrice, ModelEntry
+from domain.errors import UnknownAgent, NotFound
+from services.agent_registry import Agent
+from services.llm.router import Router
+
+router = APIRouter(tags=["lists"])
+
+MODEL_EXAMPLE = {
+    "models": [
+        {
+            "name": "gpt-4o",
+            "provider": "openai",
+            "description": "…",
+            "supports_streaming": True,
+            "context_window": 128000,
+            "type": "llm",
+            "aliases": [],
+            "available": False,
+            "unavailable_reason": "'gpt-4o' needs the setting OPENAI_API_KEY",
+            "capabilities": {"vision": True, "tools": True, "json_schema": True},
+            "prices": None,
+        }
+    ],
+    "total": 1,
+}
+AGENT_EXAMPLE = {
+    "agents": [{"type": "V2", "name": "V2", "description": "…", "available": True, "unavailable_reason": None}],
+    "total": 1,
+}
+
+
+@router.get("/models", summary="List the models", responses=answers(MODEL_EXAMPLE) | UNAUTHORIZED)
+async def list_models(services: CurrentServices, _: CurrentPrincipal) -> dict[str, Any]:
+    """Every model of the catalogue, and whether it can serve now. Nothing is called to find out."""
+    models = [_model(model, services.router) for model in services.router.catalogue.models]
+    return {"models": models, "total": len(models)}
+
+
+@router.get("/agents", summary="List the agents", responses=answers(AGENT_EXAMPLE) | UNAUTHORIZED)
+async def list_agents(services: CurrentServices, _: CurrentPrincipal) -> dict[str, Any]:
+    """Every agent, and whether it can be called."""
+    agents = [_agent(agent) for agent in services.agents.all()]
+    return {"agents": agents, "total": len(agents)}
+
+
+@router.get(
+    "/agents/{name}/graph",
+    summary="Draw an agent",
+    response_class=PlainTextResponse,
+    responses={
+        200: {"description": "Mermaid text.", "content": {"text/vnd.mermaid": {"example": "graph TD;\n\t__start__ --> answer;"}}},
+        404: error_example("not_found", "unknown agent 'V9'; known agents: RAG, V1, V2"),
+        406: error_example("not_acceptable", "graphs are drawn as Mermaid text only, for now"),
+        **UNAUTHORIZED,
+    },
+)
+async def draw_agent(name: str, request: Request, services: CurrentServices, _: CurrentPrincipal) -> Response:
+    """The agent's graph, drawn as Mermaid text."""
+    try:
+        graph = services.agents.get_graph_or_raise(name)
+    except UnknownAgent as error:
+        # In the path, an unknown name is a page that does not exist.
+        raise NotFound(error.message) from error
+    if _wants_svg_only(request.headers.get("Accept", "*/*")):
+        raise HTTPException(406, "graphs are drawn as Mermaid text only, for now: accept text/vnd.mermaid")
+    return PlainTextResponse(graph.get_graph().draw_mermaid(), media_type="text/vnd.mermaid")
+
+
+def _wants_svg_only(accept: str) -> bool:
+    return "image/svg+xml" in accept and "*/*" not in accept and "text/" not in accept
+
+
+def _model(model: ModelEntry, router: Router) -> dict[str, Any]:
+    reason = router.unavailable_reason(model)
+    return {
+        "name": model.id,
+        "provider": model.provider,
+        "description": model.description,
+        "supports_streaming": model.supports_streaming,
+        "context_window": model.context.tokens,
+        "type": model.type,
+        "aliases": list(model.aliases),
+        "available": reason is None,
+        "unavailable_reason": reason,
+        "capabilities": model.capabilities.model_dump(include={"vision", "tools", "json_schema"}),
+        "prices": _prices(model),
+    }
+
+
+def _prices(model: ModelEntry) -> dict[str, Any] | None:
+    price = model.price
+    if not isinstance(price, ListPrice):
+        return None
+    return price.model_dump(mode="json")
+
+
+def _agent(agent: Agent) -> dict[str, Any]:
+    return {
+        "type": agent.name,
+        "name": agent.name,
+        "description": agent.description,
+        "available": agent.graph is not None,
+        "unavailable_reason": agent.unavailable_reason,
+    }

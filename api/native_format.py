@@ -1,0 +1,92 @@
+"""The native door's wire: JSON answers and server-sent events, in the fixed shapes of the contract."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from domain.errors import RouteurError
+from domain.runs import Finished, Progress, RunRequest
+from services.accounting.metadata import report_metadata, usage_by_model, usage_tokens
+
+
+def whole_answer(request: RunRequest, text: str, finished: Finished) -> dict[str, Any]:
+    """The body of a non-streaming answer."""
+    usage = finished.report.usage
+    return {
+        "response": text,
+        "model": finished.model,
+        "agent": request.agent,
+        "usage": {
+            "prompt_tokens": usage.input_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.total_tokens,
+        },
+        "metadata": {"message_count": finished.message_count, **_metadata(request, finished)},
+    }
+
+
+class NativeEvents:
+    """Encodes a run's events. What repeats from token to token is encoded once a model."""
+
+    __slots__ = ("_agent", "_suffix", "_suffix_model")
+
+    def __init__(self, agent: str) -> None:
+        self._agent = agent
+        self._suffix = b""
+        self._suffix_model: str | None = None
+
+    def tokens(self, pieces: list[str], model: str) -> bytes:
+        """One event a piece, joined for a single write."""
+        if model != self._suffix_model:
+            metadata = _json({"model": model, "agent": self._agent})
+            self._suffix = b', "done": false, "metadata": ' + metadata + b"}\n\n"
+            self._suffix_model = model
+        between = self._suffix + b'data: {"content": '
+        return b'data: {"content": ' + between.join(map(orjson.dumps, pieces)) + self._suffix
+
+    def progress(self, progress: Progress) -> bytes:
+        """A typed event, which plain readers of `data:` lines pass over by its name."""
+        return b"event: " + progress.kind.encode() + b"\ndata: " + _json(progress.content) + b"\n\n"
+
+    def last(self, request: RunRequest, finished: Finished, error: RouteurError | None) -> bytes:
+        """The last event: everything the run consumed, and what went wrong if something did."""
+        usage = finished.report.usage
+        event: dict[str, Any] = {
+            "content": "",
+            "done": True,
+            "metadata": {
+                "model": finished.model,
+                "agent": self._agent,
+                "usage": usage_tokens(usage),
+                "usage_by_model": usage_by_model(finished.report),
+                "message_count": finished.message_count,
+                **_metadata(request, finished),
+            },
+        }
+        if error is not None:
+            event["error"] = {"code": error.code, "message": error.message}
+        return b"data: " + _json(event) + b"\n\n"
+
+
+def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:
+    """The part of the metadata that both forms share."""
+    return {
+        **report_metadata(finished.report),
+        "run_id": str(finished.run_id),
+        "request_id": request.request_id,
+        "thread_id": None,
+        "requested_model": request.model,
+        "fallbacks": [],
+        "sources": [],
+        "cache": {"hit": False, "saved": None},
+        "interrupt": None,
+    }
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    """With the spaces that clients in the field have always been sent."""
+    return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+
+

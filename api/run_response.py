@@ -1,0 +1,129 @@
+"""Answers made of a run: streamed or whole. Both end the run when the client goes, and neither cuts a connection."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.json_response import json_response
+from api.native_format import NativeEvents, whole_answer
+from domain.errors import RouteurError
+from domain.runs import Failed, Finished, Progress, RunRequest, Tokens
+from services.completion import CompletionService
+
+EVENT_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+PING = b": ping\n\n"
+
+
+class _RunResponse(Response):
+    """Runs an agent inside the answer, and watches for the client's leaving meanwhile."""
+
+    def __init__(self, completion: CompletionService, request: RunRequest) -> None:
+        super().__init__()
+        self._completion = completion
+        self._request = request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = asyncio.create_task(self._answer(scope, receive, send), name="answer")
+        gone = asyncio.create_task(_client_gone(receive), name="client gone")
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            answer.cancel()
+            # Cancelled or not, the answer is awaited: the run inside it must be closed and counted before we leave.
+            await asyncio.gather(answer, gone, return_exceptions=True)
+        if not answer.cancelled() and (error := answer.exception()):
+            raise error
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class WholeAnswer(_RunResponse):
+    """The fold of the stream: one JSON answer, or the run's error with its status."""
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        texts: list[str] = []
+        error: RouteurError | None = None
+        answer: dict[str, Any] = {}
+        async with aclosing(self._completion.stream(self._request)) as events:
+            async for event in events:
+                match event:
+                    case Tokens(pieces=pieces):
+                        texts += pieces
+                    case Failed(error=error):
+                        pass
+                    case Finished() as finished:
+                        answer = whole_answer(self._request, "".join(texts), finished)
+                    case _:
+                        pass
+        if error is not None:
+            raise error
+        await json_response(answer)(scope, receive, send)
+
+
+class StreamedAnswer(_RunResponse):
+    """Server-sent events. The status is decided by the first event: a run that fails before it answers with its error.
+
+    A comment is sent after `ping_s` seconds of silence, also before the first event, so that proxies keep the line.
+    """
+
+    def __init__(self, completion: CompletionService, request: RunRequest, ping_s: float) -> None:
+        super().__init__(completion, request)
+        self._ping_s = ping_s
+        self._started = False
+        self._sent_at = 0.0
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pings = asyncio.create_task(self._keep_open(send), name="pings")
+        try:
+            await self._pump(send)
+        finally:
+            pings.cancel()
+            await asyncio.gather(pings, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pump(self, send: Send) -> None:
+        encoder = NativeEvents(self._request.agent)
+        error: RouteurError | None = None
+        async with aclosing(self._completion.stream(self._request)) as events:
+            async for event in events:
+                match event:
+                    case Tokens(pieces=pieces, model=model):
+                        await self._send(send, encoder.tokens(pieces, model))
+                    case Progress():
+                        await self._send(send, encoder.progress(event))
+                    case Failed(error=error):
+                        if not self._started:
+                            raise error
+                    case Finished():
+                        await self._send(send, encoder.last(self._request, event, error))
+                    case _:
+                        pass
+
+    async def _keep_open(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        self._sent_at = loop.time()
+        while True:
+            await asyncio.sleep(self._sent_at + self._ping_s - loop.time())
+            if loop.time() - self._sent_at >= self._ping_s:
+                await self._send(send, PING)
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        if not self._started:
+            self._started = True
+            await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
+        self._sent_at = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _client_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,111 @@
+"""The shapes of native requests, and the answers shown in the documentation."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class HistoryMessage(_Body):
+    """One earlier message of the conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+class CompletionBody(_Body):
+    """What `POST /completion` takes. Fields that the server does not know are refused by name."""
+
+    message: str = Field(description="The new message of the user.")
+    model: Name | None = Field(default=None, description="A model or an alias of GET /models; absent: the default.")
+    agent: Name = Field(default="V2", description="An agent of GET /agents.")
+    stream: bool = Field(default=False, description="Answer as server-sent events.")
+    temperature: float | None = Field(default=0.7, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, gt=0, le=1_000_000, description="The longest answer, in tokens.")
+    conversation_history: list[HistoryMessage] | None = Field(default=None, description="Earlier messages, oldest first.")
+    project_id: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
+    sources: list[str] | None = Field(default=None, description="Not available yet: leave it out or empty.")
+    events: bool = Field(default=False, description="When streaming, also send typed progress events.")
+    metadata: dict[str, str] | None = Field(default=None, description="Your own labels for the run's trace.")
+    thread_id: Any = Field(default=None, description="Not available yet: send conversation_history.")
+    resume: Any = Field(default=None, description="Not available yet.")
+    cache: Any = Field(default=None, description="Only false for now: nothing is cached.")
+
+
+class TokenBody(_Body):
+    """The credential of `POST /auth/token` outside development."""
+
+    api_key: str | None = None
+
+
+COMPLETION_EXAMPLES: dict[str, Any] = {
+    "short": {"summary": "A question", "value": {"message": "Bonjour, qui es-tu ?"}},
+    "streamed": {"summary": "The same, streamed", "value": {"message": "Bonjour, qui es-tu ?", "stream": True}},
+    "conversation": {
+        "summary": "A conversation with a chosen model",
+        "value": {
+            "message": "Et en une phrase ?",
+            "model": "gpt-4o-mini",
+            "temperature": 0.2,
+            "max_tokens": 100,
+            "conversation_history": [
+                {"role": "user", "content": "Explique la photosynthèse."},
+                {"role": "assistant", "content": "Les plantes transforment la lumière en énergie chimique."},
+            ],
+        },
+    },
+}
+
+_METADATA_EXAMPLE: dict[str, Any] = {
+    "message_count": 2,
+    "latency_s": 1.23,
+    "emissions_kgCO2eq": 0.00042,
+    "emissions_gCO2eq": 0.42,
+    "pricing": {
+        "currency": "EUR",
+        "total_cost": 0.0031,
+        "by_model": {"gpt-4o": {"input": 0.0005, "output": 0.0026, "total": 0.0031}},
+    },
+    "equivalences": {"water_liters": 0.3, "car_km": 0.002, "tgv_km": 0.01, "smartphone_charges": 0.04},
+}
+
+COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream: true`, server-sent events of which the last has `done: true`.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "response": "Bonjour ! Je suis votre assistant.",
+                    "model": "gpt-4o",
+                    "agent": "V2",
+                    "usage": {"prompt_tokens": 25, "completion_tokens": 98, "total_tokens": 123},
+                    "metadata": _METADATA_EXAMPLE,
+                }
+            },
+            "text/event-stream": {
+                "example": 'data: {"content": "Bon", "done": false, "metadata": {"model": "gpt-4o", "agent": "V2"}}\n\n'
+            },
+        },
+    }
+}
+
+
+def error_example(code: str, message: str) -> dict[str, Any]:
+    """An error answer as the documentation shows it."""
+    error = {"code": code, "message": message, "request_id": "3f0c…"}
+    return {"description": message, "content": {"application/json": {"example": {"error": error, "detail": message}}}}
+
+
+def answers(example: Any, description: str = "Done.") -> dict[int | str, dict[str, Any]]:
+    """A 200 answer as the documentation shows it."""
+    return {200: {"description": description, "content": {"application/json": {"example": example}}}}
+
+
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {
+    401: error_example("unauthorized", "send `Authorization: Bearer <token or API key>`")
+}

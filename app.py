@@ -1,0 +1,114 @@
+"""The server: builds everything once and connects it. `python app.py` serves, `python app.py --help` shows the rest."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from api import auth, completion, health, lists
+from api.deps import Services
+from api.draining import draining_on_sigterm
+from api.errors import install_error_answers
+from api.middleware import RequestBounds
+from config.catalogue import load_catalogue
+from config.impact_factors import load_impact_factors
+from config.settings import Settings, process_settings
+from core.database import Database
+from core.http_client import HttpClient
+from core.logging import configure_logging
+from core.security import create_authenticator
+from domain.errors import ConfigurationError
+from services.accounting.accountant import Accountant
+from services.agent_registry import AgentRegistry, agent_registry, load_graph_files
+from services.completion import CompletionService
+from services.ledger import Ledger
+from services.llm.factory import create_llm, create_local_runtime, create_router
+
+DESCRIPTION = """One HTTP door to LangGraph agents and to every model behind them.
+Each answer says what it cost, how long it took and what it emitted."""
+
+
+def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> FastAPI:
+    """The application of one worker process. Raises `ConfigurationError` when the settings or data files do not hold."""
+    http = HttpClient(settings.provider_connect_timeout_s)
+    services = create_services(settings, registry, http)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await http.open()
+        await services.database.open()
+        await services.ledger.start()
+        if services.local_runtime is not None:
+            await services.local_runtime.start()
+        with draining_on_sigterm(services):
+            yield
+        if services.local_runtime is not None:
+            await services.local_runtime.stop()
+        await services.ledger.stop()
+        await services.database.close()
+        await http.close()
+
+    app = FastAPI(title=settings.api_title, version=settings.api_version, description=DESCRIPTION, lifespan=lifespan)
+    app.state.services = services
+    install_error_answers(app)
+    for door in (completion, auth, lists, health):
+        app.include_router(door.router)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+        )
+    app.add_middleware(RequestBounds, max_body_bytes=settings.max_body_bytes)
+    return app
+
+
+def create_services(settings: Settings, registry: AgentRegistry, http: HttpClient) -> Services:
+    """Everything a worker process needs, connected but not yet opened."""
+    authenticator = create_authenticator(settings)
+    catalogue = load_catalogue()
+    accountant = Accountant(catalogue, load_impact_factors(), settings)
+    runtime = create_local_runtime(catalogue, settings)
+    router = create_router(catalogue, settings, http, runtime)
+    if registry is agent_registry:
+        load_graph_files()
+    agents = registry.build(llm=create_llm(router))
+    database = Database(settings)
+    ledger = Ledger(
+        database,
+        settings.data_dir / "ledger",
+        max_pending_bytes=settings.ledger_max_pending_bytes,
+        flush_s=settings.ledger_flush_s,
+    )
+    return Services(
+        settings=settings,
+        authenticator=authenticator,
+        agents=agents,
+        router=router,
+        completion=CompletionService(
+            agents=agents,
+            router=router,
+            accountant=accountant,
+            ledger=ledger,
+            run_timeout_s=settings.run_timeout_s,
+        ),
+        database=database,
+        ledger=ledger,
+        local_runtime=runtime,
+    )
+
+
+def create_worker_app() -> FastAPI:
+    """The application as uvicorn makes it in each worker process; a configuration that does not hold ends it, named."""
+    settings = process_settings()
+    configure_logging(settings.log_level)
+    try:
+        return create_app(settings)
+    except ConfigurationError as error:
+        sys.exit(f"routeur: {error}")
+
+
+if __name__ == "__main__":
+    from api.command_line import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Measurements: a fake provider, a load generator, the tables they print."""

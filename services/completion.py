@@ -1,0 +1,230 @@
+"""The one run path: a request becomes a run of an agent's graph, a stream of events, a report and a ledger row."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langgraph.errors import GraphRecursionError
+from langgraph.graph.state import CompiledStateGraph
+
+from domain.errors import AgentFailed, RouteurError, RunTimeout, ShuttingDown
+from domain.messages import Message
+from domain.reports import Report
+from domain.runs import Failed, Finished, Progress, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
+from services.accounting.accountant import Accountant
+from services.accounting.metadata import record_calls
+from services.agent_registry import Agents
+from services.llm.router import Router
+from services.run_context import RunContext, TextBatch, current_run
+
+logger = logging.getLogger("routeur.runs")
+
+STEP_LIMIT = 50
+CANCEL_WAIT_S = 5.0
+"""How long a cancelled run may take to let go; an agent that swallows its cancellation does not hold the door."""
+
+LANGCHAIN_MESSAGES: Mapping[str, type[BaseMessage]] = {
+    "user": HumanMessage,
+    "assistant": AIMessage,
+    "system": SystemMessage,
+}
+
+
+class RecordsRuns(Protocol):
+    """Where rows go: the ledger. `record` never raises and never waits."""
+
+    def record(self, record: RunRecord) -> None: ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one run needs until its row is written."""
+
+    id: UUID
+    request: RunRequest
+    context: RunContext
+    created_at: datetime
+    started: float
+
+
+class CompletionService:
+    """Runs agents. Every door iterates `stream`; nobody else starts a graph."""
+
+    def __init__(
+        self, *, agents: Agents, router: Router, accountant: Accountant, ledger: RecordsRuns, run_timeout_s: float
+    ) -> None:
+        self._agents = agents
+        self._router = router
+        self._accountant = accountant
+        self._ledger = ledger
+        self._run_timeout_s = run_timeout_s
+        self._going: dict[asyncio.Task[RouteurError | None], RunContext] = {}
+
+    @property
+    def running(self) -> int:
+        """How many runs are going on."""
+        return len(self._going)
+
+    def interrupt_all(self) -> None:
+        """End every run with `ShuttingDown`: each still says what it consumed."""
+        for task, context in self._going.items():
+            context.interruption = ShuttingDown("the server is shutting down; ask again")
+            task.cancel()
+
+    async def stream(self, request: RunRequest) -> AsyncGenerator[RunEvent]:
+        """The events of one run, `Finished` last. Raises at once when the agent or the model cannot serve.
+
+        Closing the generator cancels the graph and the provider's call. The row is in the ledger before
+        `Finished` is yielded: an answer that arrived whole is never missing from the accounts.
+        """
+        graph = self._agents.get_graph_or_raise(request.agent)
+        model = self._router.resolve(request.model)
+        run = _Run(uuid4(), request, _context(request, model.id), datetime.now(UTC), time.perf_counter())
+        task = asyncio.create_task(self._execute(run, graph), name=f"run {run.id}")
+        self._going[task] = run.context
+        recorded = False
+        try:
+            yield Started(run.id, request.agent, model.id)
+            while items := await run.context.queue.drain():
+                for item in items:
+                    yield Tokens(item.pieces, item.model) if isinstance(item, TextBatch) else item
+            error = await task
+            report = self._record(run, "failed" if error else "succeeded", error)
+            recorded = True
+            if error:
+                yield Failed(error)
+            yield _finished(run, report, answered=error is None)
+        finally:
+            del self._going[task]
+            if not recorded:
+                await _cancel(task, run.context)
+                self._record(run, "cancelled", None)
+
+    async def _execute(self, run: _Run, graph: CompiledStateGraph[Any]) -> RouteurError | None:
+        """Run the graph to its end; what went wrong is returned, for the report must follow it."""
+        current_run.set(run.context)
+        try:
+            async with asyncio.timeout(self._run_timeout_s):
+                final = await _final_state(graph, run)
+                await _say_what_was_not_streamed(final, run.context)
+        except TimeoutError:
+            return RunTimeout(f"the run took longer than {self._run_timeout_s:g} s (RUN_TIMEOUT_S) and was ended")
+        except asyncio.CancelledError:
+            if run.context.interruption is None:
+                raise
+            return run.context.interruption
+        except RouteurError as error:
+            return error
+        except GraphRecursionError:
+            return AgentFailed(f"agent {run.request.agent!r} took more than {STEP_LIMIT} steps and was ended")
+        except Exception:
+            # The one place where any failure of an agent's own code is caught: logged whole, told neutrally.
+            logger.exception("agent failed", extra={"agent": run.request.agent, "request_id": run.request.request_id})
+            return AgentFailed(f"agent {run.request.agent!r} failed; the server's log says why (request {run.request.request_id})")
+        finally:
+            run.context.queue.close()
+        return None
+
+    def _record(self, run: _Run, status: RunStatus, error: RouteurError | None) -> Report:
+        context, request = run.context, run.request
+        first = context.first_token_at
+        report = self._accountant.report(
+            context.calls,
+            latency_s=time.perf_counter() - run.started,
+            time_to_first_token_s=None if first is None else first - run.started,
+        )
+        self._ledger.record(_row(run, report, status, error))
+        logger.info(
+            "run finished",
+            extra={"run_id": str(run.id), "request_id": request.request_id, "agent": request.agent, "status": status},
+        )
+        return report
+
+
+def _context(request: RunRequest, model: str) -> RunContext:
+    parameters = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+    return RunContext(model=model, parameters={key: value for key, value in parameters.items() if value is not None})
+
+
+async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str, Any]:
+    """Run the graph and give its last state; progress events go to the queue when the caller wants them."""
+    entry = {"messages": [_as_langchain(message) for message in run.request.messages]}
+    config: Any = {"recursion_limit": STEP_LIMIT}
+    if not run.request.events:
+        final: Mapping[str, Any] = await graph.ainvoke(entry, config)
+        return final
+    state: Mapping[str, Any] = {}
+    async for mode, content in graph.astream(entry, config, stream_mode=["values", "tasks"]):
+        if mode == "values":
+            state = content
+        else:
+            status = "finished" if "result" in content else "started"
+            run.context.queue.put_progress(Progress("node", {"node": content["name"], "status": status}))
+    return state
+
+
+async def _say_what_was_not_streamed(final: Mapping[str, Any], context: RunContext) -> None:
+    """An agent may write its answer itself, without a model: that text has not gone out yet."""
+    messages = final.get("messages") or []
+    if not messages or not isinstance(messages[-1], AIMessage):
+        return
+    answer = str(messages[-1].text)
+    if answer and not "".join(context.sent).endswith(answer):
+        await context.say(context.answering_model or context.model, [answer])
+
+
+async def _cancel(task: asyncio.Task[RouteurError | None], context: RunContext) -> None:
+    """End the graph and its calls, those made from threads too."""
+    task.cancel()
+    for call in list(context.threaded_calls):
+        call.cancel()
+    _, late = await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
+    if late:
+        logger.error("a cancelled run does not end", extra={"run": task.get_name()})
+
+
+def _finished(run: _Run, report: Report, *, answered: bool) -> Finished:
+    model = run.context.answering_model or run.context.model
+    return Finished(run.id, report, model, _message_count(run.request, answered=answered))
+
+
+def _message_count(request: RunRequest, *, answered: bool) -> int:
+    return len(request.messages) + answered
+
+
+def _row(run: _Run, report: Report, status: RunStatus, error: RouteurError | None) -> RunRecord:
+    request, impact = run.request, report.impact
+    return RunRecord(
+        run_id=run.id,
+        created_at=run.created_at,
+        request_id=request.request_id,
+        subject=request.principal.subject,
+        project_id=request.project_id,
+        agent=request.agent,
+        requested_model=request.model,
+        model=run.context.answering_model or run.context.model,
+        stream=request.stream,
+        status=status,
+        error_code=error.code if error else None,
+        message_count=_message_count(request, answered=status == "succeeded"),
+        input_tokens=report.usage.input_tokens,
+        output_tokens=report.usage.output_tokens,
+        estimated=report.estimated,
+        latency_s=report.latency_s,
+        time_to_first_token_s=report.time_to_first_token_s,
+        cost_eur=report.price.total_eur,
+        energy_kwh=impact.energy.mean if impact.energy else None,
+        gwp_kgco2eq=impact.gwp.mean if impact.gwp else None,
+        wcf_liters=impact.wcf.mean if impact.wcf else None,
+        calls=record_calls(report),
+    )
+
+
+def _as_langchain(message: Message) -> BaseMessage:
+    return LANGCHAIN_MESSAGES[message.role](content=message.content)

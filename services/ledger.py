@@ -1,0 +1,233 @@
+"""The ledger: one row a run, in PostgreSQL; while the database is down, in a journal on disk.
+
+Policy: fails open. Recording never raises and never waits for the database; a row that cannot even be kept on disk is
+dropped and counted.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+
+from core.database import Database
+from domain.runs import RunRecord
+from services.ledger_journal import Journal, read_batch
+
+logger = logging.getLogger("routeur.ledger")
+
+ADOPT_S = 30.0  # A sibling killed with -9 leaves its rows to whoever looks next.
+RETRY_S = 1.0
+WRITE_TIMEOUT_S = 30.0
+STOP_S = 5.0
+
+# PostgreSQL reads the JSON itself: no parsing and no list of columns here. `*` has the table's own order on both sides.
+_INSERT = """
+    INSERT INTO runs SELECT * FROM jsonb_populate_recordset(NULL::runs, %s::jsonb)
+    ON CONFLICT (run_id) DO NOTHING
+"""
+
+# Faults of the row itself: it would be refused again. Every other failure is the database's, and may pass.
+_ROW_FAULTS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+_DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
+
+# PostgreSQL has no NUL in text. After an odd number of backslashes, `u0000` is that character; else it is plain text.
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStatus:
+    """For readiness and metrics: `pending` waits on disk, `rejected` is set aside, `dropped` is lost."""
+
+    pending_rows: int
+    pending_bytes: int
+    dropped_rows: int
+    rejected_rows: int
+    last_error: str | None
+    """Safe to show: a kind of error, never a row. `None` once it has passed."""
+
+
+class Ledger:
+    """Rows recorded here are stored once, in order, whatever dies in between. Used from the event loop's thread."""
+
+    def __init__(self, database: Database, directory: Path, *, max_pending_bytes: int, flush_s: float) -> None:
+        self._database = database
+        self._journal = Journal(directory, max_pending_bytes)
+        self._flush_s = flush_s
+        self._dropped_rows = 0
+        self._rejected_rows = 0
+        self._dropping = False
+        self._stopping = False
+        self._last_error: str | None = None
+        self._work = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the journal and begin to write. A full disk is no reason not to start: it is tried again."""
+        self._open_journal()
+        self._writer = asyncio.create_task(self._write_for_ever(), name="ledger writer")
+        self._writer.add_done_callback(self._writer_ended)
+
+    def record(self, record: RunRecord) -> None:
+        """Keep one row. Once this returns, the row survives the death of this process."""
+        try:
+            self._journal.append(_encode(record))
+        except (OSError, TypeError, ValueError, RecursionError) as error:
+            self._drop(error)
+            return
+        if self._dropping:
+            self._dropping = False
+            self._last_error = None
+            logger.warning("the ledger keeps rows again", extra={"dropped_rows": self._dropped_rows})
+        self._work.set()
+
+    async def stop(self) -> None:
+        """Write what can be written within a few seconds; the rest stays in the journal for the next start."""
+        self._stopping = True
+        self._work.set()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.wait({writer}, timeout=STOP_S)
+            writer.cancel()
+            await asyncio.wait({writer})
+        if self._journal.pending_rows:
+            logger.warning("ledger rows wait for the next start", extra={"pending_rows": self._journal.pending_rows})
+        self._journal.close()
+
+    def status(self) -> LedgerStatus:
+        return LedgerStatus(
+            pending_rows=self._journal.pending_rows,
+            pending_bytes=self._journal.pending_bytes,
+            dropped_rows=self._dropped_rows,
+            rejected_rows=self._rejected_rows,
+            last_error=self._last_error,
+        )
+
+    async def _write_for_ever(self) -> None:
+        """Adopt, write, wait; until stopped, then once more."""
+        loop = asyncio.get_running_loop()
+        adopt_at = loop.time()
+        while True:
+            last_time = self._stopping
+            try:
+                if loop.time() >= adopt_at and self._open_journal():
+                    adopt_at = loop.time() + ADOPT_S
+                    await self._adopt()
+                if self._database.state == "ready":
+                    await self._write_pending()
+            except _DATABASE_FAULTS as error:
+                self._note_failure(error)
+            if last_time:
+                return
+            await self._wait_for_work(adopt_at - loop.time())
+
+    async def _wait_for_work(self, longest_s: float) -> None:
+        """Until rows came and the database can take them. Rows that came together are written together."""
+        if self._journal.pending_rows == 0:
+            self._work.clear()
+            try:
+                await asyncio.wait_for(self._work.wait(), max(RETRY_S, longest_s))
+            except TimeoutError:
+                return
+            await self._pause(self._flush_s)
+        elif self._database.state == "ready":
+            await self._pause(RETRY_S if self._last_error else self._flush_s)
+        else:
+            await self._pause(RETRY_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """A sleep that `stop` cuts short."""
+        for _ in range(max(1, round(seconds / 0.1))):
+            if self._stopping:
+                return
+            await asyncio.sleep(min(seconds, 0.1))
+
+    async def _write_pending(self) -> None:
+        """Every row pending now, in batches read from disk: memory stays bounded whatever waits."""
+        remaining = self._journal.pending_rows  # Those that come meanwhile are written together, later.
+        while remaining > 0 and (segment := self._journal.find_work()) is not None:
+            batch = await asyncio.to_thread(read_batch, segment, segment.size)
+            if batch.lines:
+                await self._write(batch.lines)
+            self._journal.commit(segment, batch)
+            remaining -= len(batch.lines)
+            if self._last_error is not None and not self._dropping:
+                self._last_error = None
+                logger.info("the ledger writes to the database again")
+
+    async def _write(self, lines: list[bytes]) -> None:
+        """One statement for all; when a row is at fault, halves, down to the row itself."""
+        rows = _ESCAPED_NUL.sub(r"\1", b",".join(lines).decode("utf-8", "replace"))
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_S), self._database.pool.connection() as connection:
+                await connection.execute(_INSERT, (f"[{rows}]",))
+        except _ROW_FAULTS as error:
+            if len(lines) == 1:
+                await self._reject(lines[0], error)
+                return
+            middle = len(lines) // 2
+            await self._write(lines[:middle])
+            await self._write(lines[middle:])
+
+    async def _reject(self, line: bytes, error: psycopg.Error) -> None:
+        self._rejected_rows += 1
+        logger.error("the database refuses a ledger row; it is set aside in rejected.jsonl", extra=_describe(error))
+        try:
+            await asyncio.to_thread(self._journal.reject, line, f"{type(error).__name__}: {error}")
+        except OSError as full:
+            self._drop(full)
+
+    async def _adopt(self) -> None:
+        rows = self._journal.add(await asyncio.to_thread(self._journal.adopt_dead))
+        if rows:
+            logger.info("adopted the ledger rows of dead processes", extra={"adopted_rows": rows})
+
+    def _open_journal(self) -> bool:
+        if self._journal.is_open:
+            return True
+        try:
+            self._journal.open()
+        except OSError as error:
+            self._note_failure(error)
+        return self._journal.is_open
+
+    def _drop(self, error: BaseException) -> None:
+        self._dropped_rows += 1
+        self._last_error = f"rows are dropped: {type(error).__name__}"
+        if not self._dropping:
+            self._dropping = True
+            logger.error("the ledger drops rows", extra=_describe(error))
+
+    def _note_failure(self, error: BaseException) -> None:
+        if self._last_error is None:
+            logger.warning("the ledger cannot write; rows wait in its journal", extra=_describe(error))
+        self._last_error = self._last_error or f"rows wait: {type(error).__name__}"
+
+    def _writer_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._last_error = "the ledger's writer stopped"
+            logger.error("the ledger's writer stopped", exc_info=error)
+
+
+def _describe(error: BaseException) -> Mapping[str, Any]:
+    """For the log. A database's message may quote the row, which holds no prompt and no secret."""
+    return {"error": type(error).__name__, "reason": str(error)}
+
+
+def _encode(record: RunRecord) -> bytes:
+    try:
+        return orjson.dumps(record, default=_plain, option=orjson.OPT_NAIVE_UTC | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        # Half a surrogate pair in a name, a key that is no string: rare, and no reason to lose the row.
+        text = json.dumps(asdict(record), default=_plain, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "replace") + b"\n"
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else str(value)

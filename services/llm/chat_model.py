@@ -1,0 +1,223 @@
+"""The one chat model of the house: what graph nodes call, and the only one LangChain's callbacks hear of.
+
+Tokens do not travel through callbacks: they go from the wire to the run's queue, and the node gets the whole
+message once. `.astream()`, tools and structured output work for those who want them.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from pydantic import BaseModel, ConfigDict, Field
+
+from config.catalogue import ModelEntry
+from domain.usage import Call
+from services.llm.context import trim_messages
+from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
+from services.llm.providers.provider import Delta
+from services.llm.router import Router
+from services.run_context import RunContext, current_run
+
+NOSTREAM_TAG = "nostream"
+"""LangGraph's own tag for a call whose text is not part of the answer: `llm.with_config(tags=["nostream"])`."""
+
+
+class RouteurChatModel(BaseChatModel):
+    """A model whose name, temperature and limits are those of the current run, unless bound by the node."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    router: Router = Field(exclude=True, repr=False)
+
+    @property
+    def _llm_type(self) -> str:
+        return "routeur"
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model": self._choice({})[0].id}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        """What traces say of the call: the model chosen for this run."""
+        model, parameters = self._choice(kwargs)
+        traced = {"ls_provider": model.provider, "ls_model_name": model.id, "ls_model_type": "chat"}
+        return {**traced, "ls_temperature": parameters.get("temperature")}
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await self._whole(messages, stop, run_manager.tags if run_manager else [], kwargs)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        tags = run_manager.tags if run_manager else []
+        async with aclosing(self._deltas(messages, stop, tags, kwargs)) as deltas:
+            async for delta in deltas:
+                for chunk in as_chunks(delta):
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.message.text, chunk=chunk)
+                    yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        """For nodes that are plain functions: LangGraph runs them in a thread, the call runs on the server's loop."""
+        return _on_the_runs_loop(self._whole(messages, stop, run_manager.tags if run_manager else [], kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        """For nodes that are plain functions; the text still streams to the caller as it comes."""
+        result = self._generate(messages, stop, run_manager, **kwargs)
+        yield as_one_chunk(result.generations[0])
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools. `tool_choice`: a tool's name, `auto`, `none`, `any`/`required`/`True`, or OpenAI's object."""
+        formatted = [convert_to_openai_tool(tool) for tool in tools]
+        if tool_choice is not None and tool_choice is not False:
+            kwargs["tool_choice"] = _tool_choice(tool_choice, formatted)
+        return self.bind(tools=formatted, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "function_calling"] = "json_schema",
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers that fit the schema. By JSON schema unless told otherwise: exact on every model, local ones included."""
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        json_schema = convert_to_json_schema(schema)
+        described = {"name": json_schema.get("title", "answer"), "schema": json_schema}
+        model = self.bind(response_format={"type": "json_schema", "json_schema": described}, **kwargs)
+        is_pydantic = isinstance(schema, type) and issubclass(schema, BaseModel)
+        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        not_parsed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([not_parsed], exception_key="parsing_error")
+
+    def trim_to_context(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """The messages that fit the run's model: system messages and the newest of the rest, never half a turn.
+
+        Raises `ContextOverflow` when the last message alone does not fit.
+        """
+        model, parameters = self._choice({})
+        context = self.router.context_tokens(model)
+        return trim_messages(messages, context_tokens=context, max_tokens=parameters.get("max_tokens"), model=model.id)
+
+    def _choice(self, bound: Mapping[str, Any]) -> tuple[ModelEntry, dict[str, Any]]:
+        """The model and the parameters of a call: what the node bound, over what the run asks for."""
+        run = current_run.get()
+        parameters = {**(run.parameters if run else {}), **bound}
+        name = parameters.pop("model", None) or (run.model if run else None)
+        return self.router.resolve(name), parameters
+
+    async def _whole(
+        self, messages: list[BaseMessage], stop: list[str] | None, tags: list[str], bound: Mapping[str, Any]
+    ) -> ChatResult:
+        """The whole message, its text already on its way to the caller."""
+        whole = WholeMessage()
+        async with aclosing(self._deltas(messages, stop, tags, bound)) as deltas:
+            async for delta in deltas:
+                whole.add(delta)
+        return ChatResult(generations=[whole.generation()])
+
+    def _deltas(
+        self, messages: list[BaseMessage], stop: list[str] | None, tags: list[str], bound: Mapping[str, Any]
+    ) -> AsyncGenerator[Delta]:
+        model, parameters = self._choice(bound)
+        parameters.pop("stream", None)
+        run = current_run.get()
+        on_call = run.calls.append if run else _not_counted
+        deltas = self.router.stream(model, messages, parameters=parameters, stop=stop, on_call=on_call)
+        is_answer = NOSTREAM_TAG not in tags and "response_format" not in parameters
+        return _said(deltas, run, model.id) if run and is_answer else deltas
+
+
+async def _said(deltas: AsyncGenerator[Delta], run: RunContext, model: str) -> AsyncGenerator[Delta]:
+    """The same deltas; their text also goes straight to whoever reads the run."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if pieces := delta if isinstance(delta, list) else text_of(delta):
+                await run.say(model, pieces)
+            yield delta
+
+
+def _not_counted(call: Call) -> None:
+    """Outside a run (a developer tries a model in a shell) nobody keeps the accounts."""
+
+
+def _on_the_runs_loop(work: Coroutine[Any, Any, ChatResult]) -> ChatResult:
+    """Run the call on the server's loop and wait for it in this thread."""
+    run = current_run.get()
+    problem = None
+    if run is None:
+        problem = "outside a run, call the model with `await llm.ainvoke(...)`"
+    elif _is_on_a_loop():
+        problem = "this node is async: call the model with `await llm.ainvoke(...)`, a blocking call would stop the server"
+    if run is None or problem:
+        work.close()
+        raise RuntimeError(problem)
+    future = asyncio.run_coroutine_threadsafe(work, run.loop)
+    run.threaded_calls.add(future)
+    try:
+        return future.result()
+    finally:
+        run.threaded_calls.discard(future)
+
+
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _tool_choice(choice: str | dict[str, Any] | bool, tools: list[dict[str, Any]]) -> str | dict[str, Any]:
+    """OpenAI's spelling of a choice of tool."""
+    if choice is True or choice == "any":
+        return "required"
+    names = {tool["function"]["name"] for tool in tools}
+    if isinstance(choice, str) and choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    if isinstance(choice, dict) or choice in {"auto", "none", "required"}:
+        return choice
+    raise ValueError(f"tool_choice {choice!r} is not a tool ({', '.join(sorted(names))}), auto, none, any or required")

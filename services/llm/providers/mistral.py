@@ -1,0 +1,93 @@
+"""Mistral: langchain-mistralai builds the payload and reads the rare chunks, the wire is ours."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_mistralai import ChatMistralAI
+from langchain_mistralai.chat_models import _convert_chunk_to_message_chunk
+from pydantic import SecretStr
+
+from config.catalogue import ModelEntry
+from core.http_client import HttpClient
+from services.llm.providers.openai_compatible import openai_endpoint
+from services.llm.providers.provider import Delta, ModelCall
+from services.llm.providers.wire import stream_events
+
+OUR_NAME_TO_MISTRALS = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
+FINISH_REASONS = {"model_length": "length"}
+NOT_TAKEN = frozenset({"logprobs", "top_logprobs", "stream_options", "user"})
+
+
+@dataclass(slots=True)
+class Mistral:
+    """Mistral's own platform, or whatever answers at its base URL."""
+
+    name: str
+    http: HttpClient
+    base_url: str
+    api_key: SecretStr | None
+    stall_timeout_s: float
+    _adapters: dict[str, ChatMistralAI] = field(default_factory=dict)
+
+    def unavailable_reason(self, model: ModelEntry) -> str | None:
+        if self.api_key is None:
+            return f"{model.id!r} needs the setting MISTRALAI_API_KEY (or MISTRAL_API_KEY)"
+        return None
+
+    def context_tokens(self, model: ModelEntry) -> int:
+        return model.context.tokens
+
+    async def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
+        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
+        place = (-1, "")
+        async with aclosing(stream_events(self.http.session, endpoint, self._payload(call))) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, list):
+                    yield delta
+                else:
+                    chunk, place = _chunk(delta, place)
+                    yield chunk
+
+    def _payload(self, call: ModelCall) -> dict[str, Any]:
+        adapter = self._adapters.get(call.model.id)
+        if adapter is None:
+            adapter = self._adapters[call.model.id] = _adapter(call.model.name_on_wire)
+        messages, defaults = adapter._create_message_dicts(call.messages, call.stop)  # noqa: SLF001 - the vendor offers no public way to its payload
+        return {"messages": messages, **defaults, **_parameters(call), "stream": True}
+
+
+def _adapter(wire_name: str) -> ChatMistralAI:
+    """The vendor's class as a builder of payloads: constructed without validation, so that it opens no connection pool."""
+    return ChatMistralAI.model_construct(model=wire_name, client=None, async_client=None)
+
+
+def _parameters(call: ModelCall) -> Mapping[str, Any]:
+    renamed = {OUR_NAME_TO_MISTRALS.get(key, key): value for key, value in call.parameters.items()}
+    if not call.model.capabilities.temperature:
+        renamed.pop("temperature", None)
+    if renamed.get("tool_choice") == "required":
+        renamed["tool_choice"] = "any"
+    return {key: value for key, value in renamed.items() if key not in NOT_TAKEN}
+
+
+def _chunk(parsed: dict[str, Any], place: tuple[int, str]) -> tuple[ChatGenerationChunk, tuple[int, str]]:
+    """A rare chunk as LangChain's, and the place reached among its content blocks."""
+    if not parsed.get("choices"):
+        usage = parsed.get("usage") or {}
+        message = AIMessageChunk(content="", usage_metadata=_usage(usage) if usage else None)
+        return ChatGenerationChunk(message=message), place
+    raw, index, index_type = _convert_chunk_to_message_chunk(parsed, AIMessageChunk, *place, None)
+    reason = parsed["choices"][0].get("finish_reason")
+    info = {"finish_reason": FINISH_REASONS.get(reason, reason)} if reason else None
+    # The vendor repeats these strings on every chunk, and LangChain joins them: they are sent once, by us.
+    raw.response_metadata = {}
+    return ChatGenerationChunk(message=raw, generation_info=info), (index, index_type)
+
+
+def _usage(usage: Mapping[str, Any]) -> Any:
+    input_tokens, output_tokens = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    return {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": input_tokens + output_tokens}

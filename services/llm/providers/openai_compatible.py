@@ -1,0 +1,115 @@
+"""OpenAI, and every endpoint that speaks its format: langchain-openai builds the payload, the wire is ours."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk
+from langchain_openai import ChatOpenAI
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import SecretStr
+
+from config.catalogue import ModelEntry
+from core.http_client import HttpClient
+from services.llm.providers.provider import Delta, ModelCall
+from services.llm.providers.wire import Endpoint, stream_events
+
+
+@dataclass(slots=True)
+class OpenAICompatible:
+    """One endpoint that speaks OpenAI's format.
+
+    `is_openai` picks the vendor class that knows OpenAI's own renamings (`max_completion_tokens`, developer role).
+    `missing` says why it cannot serve, when it cannot; `api_key` is absent where the endpoint asks for none.
+    """
+
+    name: str
+    http: HttpClient
+    base_url: str
+    api_key: SecretStr | None
+    stall_timeout_s: float
+    is_openai: bool = False
+    missing: Callable[[ModelEntry], str | None] = lambda _: None
+    context_limit: int | None = None
+    _adapters: dict[str, BaseChatOpenAI] = field(default_factory=dict)
+
+    def unavailable_reason(self, model: ModelEntry) -> str | None:
+        return self.missing(model)
+
+    def context_tokens(self, model: ModelEntry) -> int:
+        return min(model.context.tokens, self.context_limit or model.context.tokens)
+
+    def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
+        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
+        return stream_openai(self.http.session, endpoint, self._adapter(call.model), call)
+
+    def _adapter(self, model: ModelEntry) -> BaseChatOpenAI:
+        adapter = self._adapters.get(model.id)
+        if adapter is None:
+            adapter = self._adapters[model.id] = openai_adapter(model.name_on_wire, is_openai=self.is_openai)
+        return adapter
+
+
+def openai_adapter(wire_name: str, *, is_openai: bool) -> BaseChatOpenAI:
+    """The vendor's class as a builder of payloads and reader of chunks; it never opens a connection.
+
+    Its clients are given a placeholder, so that it builds none: the first would cost 117 ms of TLS set-up.
+    """
+    vendor_class = ChatOpenAI if is_openai else BaseChatOpenAI
+    no_client = object()
+    return vendor_class(
+        model=wire_name,
+        api_key=SecretStr("unused"),
+        client=no_client,
+        async_client=no_client,
+        root_client=no_client,
+        root_async_client=no_client,
+        use_responses_api=False,
+        max_retries=0,
+    )
+
+
+def openai_endpoint(provider: str, base_url: str, api_key: SecretStr | None, stall_timeout_s: float) -> Endpoint:
+    """Where chat completions of this base URL are asked."""
+    url = f"{base_url.rstrip('/')}/chat/completions"
+    return Endpoint(provider=provider, url=url, headers=bearer_headers(api_key), stall_timeout_s=stall_timeout_s)
+
+
+async def stream_openai(
+    session: aiohttp.ClientSession, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
+) -> AsyncGenerator[Delta]:
+    """One call over OpenAI's wire: text pieces in batches, rare chunks through the vendor's reader."""
+    async with aclosing(stream_events(session, endpoint, openai_payload(adapter, call))) as deltas:
+        async for delta in deltas:
+            if isinstance(delta, list):
+                yield delta
+            elif (chunk := openai_chunk(adapter, delta)) is not None:
+                yield chunk
+
+
+def openai_payload(adapter: BaseChatOpenAI, call: ModelCall) -> dict[str, Any]:
+    """The body of `/chat/completions`, streamed, with usage on its last chunk."""
+    parameters = dict(call.parameters)
+    if not call.model.capabilities.temperature:
+        parameters.pop("temperature", None)
+    messages: list[BaseMessage] = call.messages
+    payload: dict[str, Any] = adapter._get_request_payload(messages, stop=call.stop, **parameters)  # noqa: SLF001 - the vendor offers no public way to its payload without its client
+    payload["stream"] = True
+    payload["stream_options"] = {"include_usage": True}
+    return payload
+
+
+def openai_chunk(adapter: BaseChatOpenAI, parsed: dict[str, Any]) -> ChatGenerationChunk | None:
+    """A rare chunk as LangChain's: tool calls, finish reason, usage."""
+    return adapter._convert_chunk_to_generation_chunk(parsed, AIMessageChunk, None)  # noqa: SLF001 - the vendor's reader of one chunk
+
+
+def bearer_headers(api_key: SecretStr | None) -> Mapping[str, str]:
+    """The headers of a streaming JSON request."""
+    headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key.get_secret_value()}"
+    return headers

@@ -1,0 +1,203 @@
+"""OpenAI's streaming wire, read fast: plain text pieces pass in batches, anything rare as its parsed object.
+
+A token costs what this file costs: one `orjson.loads` and a few dictionary look-ups, in batches of whatever
+one read of the socket brought. Vendor classes see only the rare objects.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
+from services.llm.providers.refusals import refusal
+
+MAX_EVENT_BYTES = 4_000_000
+"""An event longer than this is not an answer: the stream is given up before it fills the memory."""
+
+END_OF_BODY_S = 0.25
+"""How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
+
+FINISH_REASONS_OF_FAILURE = frozenset({"error"})
+"""Mistral closes an answer that it could not finish so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a call goes. Times in seconds; `stall_timeout_s` bounds the wait for each piece of news."""
+
+    provider: str
+    url: str
+    headers: Mapping[str, str]
+    stall_timeout_s: float
+
+
+async def stream_events(
+    session: aiohttp.ClientSession, endpoint: Endpoint, payload: Mapping[str, Any]
+) -> AsyncGenerator[list[str] | dict[str, Any]]:
+    """Send the payload and yield what comes: batches of text pieces, and every object that holds more.
+
+    Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer.
+    """
+    provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
+    decoder = _Decoder(provider)
+    response: aiohttp.ClientResponse | None = None
+    try:
+        async with asyncio.timeout(stall_s):
+            response = await session.post(endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers)
+            if response.status != 200:
+                raise await refusal(provider, response)
+        _check_is_event_stream(provider, response)
+        deadline = _now() + stall_s
+        while True:
+            async with asyncio.timeout_at(deadline):
+                received = await response.content.readany()
+            if not received:
+                break
+            for delta in decoder.feed(received):
+                yield delta
+            if decoder.done:
+                # Only the end of the body is left: reading it gives the connection back to the pool.
+                deadline = _now() + END_OF_BODY_S
+            elif decoder.take_news():
+                # Counted from when the consumer took the pieces: a slow client is not a stalled provider.
+                deadline = _now() + stall_s
+    except TimeoutError as error:
+        if not decoder.finished:
+            raise ProviderStalled(f"{provider} sent nothing for {stall_s:g} s", retryable=True) from error
+    except aiohttp.ClientConnectorError as error:
+        raise ProviderUnreachable(f"{provider} cannot be reached ({error.os_error.strerror})", retryable=True) from error
+    except (aiohttp.ClientError, OSError) as error:
+        if not decoder.finished:
+            raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
+    finally:
+        if response is not None:
+            # Returns a connection whose body was read to its end, and closes one that is still talking.
+            response.close()
+    if not decoder.finished:
+        raise ProviderCut(f"{provider} ended its answer without a finish reason", retryable=True)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _check_is_event_stream(provider: str, response: aiohttp.ClientResponse) -> None:
+    content_type = response.headers.get("Content-Type", "text/event-stream")
+    if not content_type.startswith("text/event-stream"):
+        raise ProviderCut(f"{provider} answered {content_type[:80]!r} where an event stream was due", retryable=True)
+
+
+class _Decoder:
+    """Cuts bytes into events and events into deltas; remembers whether a finish reason was seen."""
+
+    __slots__ = ("_news", "_pending", "_provider", "done", "finished")
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._pending = b""
+        self._news = False
+        self.done = False
+        self.finished = False
+
+    def take_news(self) -> bool:
+        """Whether an event, and not only comments, came since the last question."""
+        news, self._news = self._news, False
+        return news
+
+    def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:
+        """The deltas that these bytes complete: runs of text pieces joined in lists, rare objects between."""
+        data = self._pending + received if self._pending else received
+        if b"\r" in data:
+            # JSON escapes carriage returns, so the only raw ones are line ends; a lone last one waits for its line feed.
+            data = data.replace(b"\r\n", b"\n")
+        events = data.split(b"\n\n")
+        self._pending = events.pop()
+        if len(self._pending) > MAX_EVENT_BYTES:
+            raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
+        deltas: list[list[str] | dict[str, Any]] = []
+        texts: list[str] = []
+        for event in events:
+            parsed = self._parse(event)
+            if parsed is None:
+                continue
+            self._news = True
+            piece = _plain_text(parsed)
+            if piece is None:
+                self._note_rare(parsed)
+                if texts:
+                    deltas.append(texts)
+                    texts = []
+                deltas.append(parsed)
+            elif piece:
+                texts.append(piece)
+        if texts:
+            deltas.append(texts)
+        return deltas
+
+    def _parse(self, event: bytes) -> dict[str, Any] | None:
+        content = event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data_of(event)
+        if not content:
+            return None
+        if content == b"[DONE]":
+            self.done = True
+            return None
+        try:
+            parsed = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            parsed = self._parse_leniently(content)
+        if not isinstance(parsed, dict):
+            raise ProviderCut(f"{self._provider} sent an event that is not an object", retryable=True)
+        return parsed
+
+    def _parse_leniently(self, content: bytes) -> Any:
+        """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson: replace them."""
+        try:
+            text = json.dumps(json.loads(content), ensure_ascii=False)
+            return orjson.loads(text.encode("utf-8", "replace"))
+        except (ValueError, RecursionError) as error:
+            raise ProviderCut(f"{self._provider} sent an event that is not JSON", retryable=True) from error
+
+    def _note_rare(self, parsed: dict[str, Any]) -> None:
+        if error := parsed.get("error"):
+            raise _mid_stream_error(self._provider, error)
+        for choice in parsed.get("choices") or ():
+            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            if reason in FINISH_REASONS_OF_FAILURE:
+                raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
+            self.finished = self.finished or bool(reason)
+
+
+def _data_of(event: bytes) -> bytes:
+    """The data lines of an event of the general form; comments and other fields are passed over."""
+    lines = (line for line in event.split(b"\n") if line.startswith(b"data:"))
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+def _plain_text(parsed: dict[str, Any]) -> str | None:
+    """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
+    choices = parsed.get("choices")
+    if not choices or len(choices) != 1 or parsed.get("usage"):
+        return None
+    choice = choices[0]
+    try:
+        if choice.get("finish_reason") is not None or choice.get("logprobs"):
+            return None
+        delta = choice["delta"]
+        content = delta.get("content")
+        if content.__class__ is not str:
+            return None
+        if len(delta) > 1 and any(value and key not in {"content", "role"} for key, value in delta.items()):
+            return None
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return str(content)
+
+
+def _mid_stream_error(provider: str, error: Any) -> ProviderError:
+    message = error.get("message") if isinstance(error, dict) else error
+    return ProviderCut(f"{provider} failed in mid-answer: {str(message)[:300]}", retryable=True)

@@ -1,0 +1,105 @@
+"""The run that the current task works for: its choices, its queue of events, its finished calls."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from domain.errors import RouteurError
+from domain.runs import Progress
+from domain.usage import Call
+
+MAX_WAITING_PIECES = 4_096
+"""Pieces that may wait for a slow client; beyond it the provider is read no faster than the client."""
+
+
+@dataclass(slots=True)
+class TextBatch:
+    """Pieces of text from one model that wait to be sent."""
+
+    model: str
+    pieces: list[str]
+
+
+Item = TextBatch | Progress
+
+
+class RunQueue:
+    """What a run has to say, drained whole by its door. One loop, one reader, many writers."""
+
+    __slots__ = ("_closed", "_items", "_news", "_room", "_waiting")
+
+    def __init__(self) -> None:
+        self._items: list[Item] = []
+        self._waiting = 0
+        self._closed = False
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def put_text(self, model: str, pieces: list[str]) -> None:
+        """Add pieces; waits while the reader is more than `MAX_WAITING_PIECES` behind."""
+        last = self._items[-1] if self._items else None
+        if last.__class__ is TextBatch and last.model == model:  # type: ignore[union-attr]  # Narrowed by its class.
+            last.pieces.extend(pieces)  # type: ignore[union-attr]  # The same.
+        else:
+            self._items.append(TextBatch(model, list(pieces)))
+        self._waiting += len(pieces)
+        self._news.set()
+        if self._waiting > MAX_WAITING_PIECES:
+            self._room.clear()
+            await self._room.wait()
+
+    def put_progress(self, progress: Progress) -> None:
+        self._items.append(progress)
+        self._news.set()
+
+    def close(self) -> None:
+        """No more will come: the reader gets what is left, then nothing."""
+        self._closed = True
+        self._news.set()
+
+    async def drain(self) -> list[Item]:
+        """Everything that waits, at least one item; an empty list once the queue is closed and empty."""
+        while not self._items and not self._closed:
+            self._news.clear()
+            await self._news.wait()
+        items, self._items = self._items, []
+        self._waiting = 0
+        self._room.set()
+        return items
+
+
+@dataclass(slots=True)
+class RunContext:
+    """What the chat model reads and writes while a run goes on."""
+
+    model: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    queue: RunQueue = field(default_factory=RunQueue)
+    calls: list[Call] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+    """Every piece of text put into the queue so far."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    threaded_calls: set["Future[Any]"] = field(default_factory=set)
+    """Calls made for nodes that run in threads: cancelling the run's task does not reach them by itself."""
+    first_token_at: float | None = None
+    """When the first piece of the answer came (`time.perf_counter`)."""
+    interruption: RouteurError | None = None
+    """Why the server itself ends the run; without it a cancellation is the caller's."""
+    answering_model: str | None = None
+    """The model whose text went out last: the one that the answer names."""
+
+    async def say(self, model: str, pieces: list[str]) -> None:
+        """Send pieces of the answer to whoever reads the run."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+        self.answering_model = model
+        self.sent += pieces
+        await self.queue.put_text(model, pieces)
+
+
+current_run: ContextVar[RunContext | None] = ContextVar("current_run", default=None)
