@@ -1,5 +1,6 @@
 """The server: builds everything once and connects it. `python app.py` serves, `python app.py --help` shows the rest."""
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,6 +43,9 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await services.ledger.start()
         if services.local_runtime is not None:
             await services.local_runtime.start()
+        # What the start made lives as long as the process: without this, each full collection walks all of it again.
+        gc.collect()
+        gc.freeze()
         with draining_on_sigterm(services):
             yield
         if services.local_runtime is not None:

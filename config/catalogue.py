@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from domain.errors import ConfigurationError
+from config.yaml_file import load_yaml_file, misplaced
 
 MODELS_YAML = Path(__file__).parent / "models.yaml"
 
@@ -25,6 +24,8 @@ class Cited(_Entry):
 
 
 class ContextWindow(Cited):
+    """How much a model reads and writes at most; `max_output_tokens` is `None` where only the sum is limited."""
+
     tokens: int = Field(gt=0)
     max_output_tokens: int | None = Field(default=None, gt=0)
 
@@ -70,9 +71,13 @@ ImpactSource = Annotated[EcologitsModel | ParameterCount | CpuTime, Field(discri
 
 
 class Capabilities(_Entry):
+    """What callers may ask of a model besides text."""
+
     vision: bool = False
     tools: bool = False
     json_schema: bool = False
+    temperature: bool = True
+    """Reasoning models refuse any temperature but their own: it is then not sent."""
 
 
 class UrlSource(_Entry):
@@ -134,14 +139,16 @@ class Catalogue(_Entry):
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Self:
         seen: dict[str, str] = {}
-        for model in self.models:
-            for name in (model.id, *model.aliases):
+        for index, model in enumerate(self.models):
+            located = [(("id",), model.id), *((("aliases", place), alias) for place, alias in enumerate(model.aliases))]
+            for location, name in located:
                 if name in seen:
-                    raise ValueError(f"{name!r} names both {seen[name]!r} and {model.id!r}")
+                    problem = f"{name!r} names both {seen[name]!r} and {model.id!r}"
+                    raise misplaced(problem, "models", index, *location)
                 seen[name] = model.id
-        for name in self.default:
+        for index, name in enumerate(self.default):
             if name not in seen:
-                raise ValueError(f"default names {name!r}, which is not in the catalogue")
+                raise misplaced(f"default names {name!r}, which is not in the catalogue", "default", index)
         return self
 
     def get(self, name: str) -> ModelEntry | None:
@@ -158,37 +165,4 @@ class Catalogue(_Entry):
 
 def load_catalogue(path: Path = MODELS_YAML) -> Catalogue:
     """Read and check the catalogue; raises `ConfigurationError` naming file, line and field."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {error}") from error
-    try:
-        return Catalogue.model_validate(content)
-    except ValidationError as error:
-        problems = [f"{path}:{_line_of(root, p['loc'])}: {_where(p['loc'])}: {p['msg']}" for p in error.errors()]
-        raise ConfigurationError("\n".join(problems)) from error
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "catalogue"
-
-
-def _line_of(node: Any, location: tuple[int | str, ...]) -> int:
-    """The line of the deepest YAML node that the location reaches; union tags in it are passed over."""
-    line = 1
-    for part in location:
-        child = _child(node, part)
-        if child is not None:
-            node = child
-            line = node.start_mark.line + 1
-    return line
-
-
-def _child(node: Any, part: int | str) -> Any:
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part]
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == str(part)), None)
-    return None
+    return load_yaml_file(path, Catalogue)

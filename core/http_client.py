@@ -1,5 +1,8 @@
 """The one HTTP client of a worker, shared by every provider."""
 
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
 import aiohttp
 
 
@@ -9,17 +12,15 @@ class HttpClient:
     def __init__(self, connect_timeout_s: float) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._proxies: dict[str, str | None] = {}
 
     async def open(self) -> None:
-        """No total timeout, for answers are streams, and no limit on connections, for runs are admitted earlier.
-
-        Proxies named by the environment are honoured.
-        """
+        """No total timeout, for answers are streams, and no limit on connections, for runs are admitted earlier."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=256 * 1024,
-            trust_env=True,
         )
 
     async def close(self) -> None:
@@ -32,3 +33,15 @@ class HttpClient:
         if self._session is None:
             raise RuntimeError("the HTTP client is not open")
         return self._session
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy that the environment names for this address.
+
+        Looked up once a host: aiohttp's own `trust_env` reads the disk, in a thread, at every request.
+        """
+        parts = urlsplit(url)
+        host = parts.netloc
+        if host not in self._proxies:
+            proxy = getproxies().get(parts.scheme)
+            self._proxies[host] = None if proxy is None or proxy_bypass(host) else proxy
+        return self._proxies[host]

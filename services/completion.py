@@ -140,7 +140,7 @@ class CompletionService:
             time_to_first_token_s=None if first is None else first - run.started,
         )
         self._ledger.record(_row(run, report, status, error))
-        logger.info(
+        logger.debug(
             "run finished",
             extra={"run_id": str(run.id), "request_id": request.request_id, "agent": request.agent, "status": status},
         )

@@ -44,7 +44,7 @@ class Mistral:
     async def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
         endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
         place = (-1, "")
-        async with aclosing(stream_events(self.http.session, endpoint, self._payload(call))) as deltas:
+        async with aclosing(stream_events(self.http, endpoint, self._payload(call))) as deltas:
             async for delta in deltas:
                 if isinstance(delta, list):
                     yield delta

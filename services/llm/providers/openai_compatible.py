@@ -5,7 +5,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai import ChatOpenAI
@@ -44,7 +43,7 @@ class OpenAICompatible:
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
         endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
-        return stream_openai(self.http.session, endpoint, self._adapter(call.model), call)
+        return stream_openai(self.http, endpoint, self._adapter(call.model), call)
 
     def _adapter(self, model: ModelEntry) -> BaseChatOpenAI:
         adapter = self._adapters.get(model.id)
@@ -79,10 +78,10 @@ def openai_endpoint(provider: str, base_url: str, api_key: SecretStr | None, sta
 
 
 async def stream_openai(
-    session: aiohttp.ClientSession, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
+    http: HttpClient, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
 ) -> AsyncGenerator[Delta]:
     """One call over OpenAI's wire: text pieces in batches, rare chunks through the vendor's reader."""
-    async with aclosing(stream_events(session, endpoint, openai_payload(adapter, call))) as deltas:
+    async with aclosing(stream_events(http, endpoint, openai_payload(adapter, call))) as deltas:
         async for delta in deltas:
             if isinstance(delta, list):
                 yield delta

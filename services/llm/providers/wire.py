@@ -13,11 +13,15 @@ from typing import Any
 import aiohttp
 import orjson
 
+from core.http_client import HttpClient
 from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
 from services.llm.providers.refusals import refusal
 
 MAX_EVENT_BYTES = 4_000_000
 """An event longer than this is not an answer: the stream is given up before it fills the memory."""
+
+MIN_RECHECK_S = 0.1
+"""How soon a stalled read is looked at again when the deadline passed while the consumer was busy."""
 
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
@@ -37,7 +41,7 @@ class Endpoint:
 
 
 async def stream_events(
-    session: aiohttp.ClientSession, endpoint: Endpoint, payload: Mapping[str, Any]
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
 ) -> AsyncGenerator[list[str] | dict[str, Any]]:
     """Send the payload and yield what comes: batches of text pieces, and every object that holds more.
 
@@ -46,26 +50,24 @@ async def stream_events(
     provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
     decoder = _Decoder(provider)
     response: aiohttp.ClientResponse | None = None
+    watch: _StallWatch | None = None
     try:
         async with asyncio.timeout(stall_s):
-            response = await session.post(endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers)
+            response = await http.session.post(
+                endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers, proxy=http.proxy_for(endpoint.url)
+            )
             if response.status != 200:
                 raise await refusal(provider, response)
         _check_is_event_stream(provider, response)
-        deadline = _now() + stall_s
-        while True:
-            async with asyncio.timeout_at(deadline):
-                received = await response.content.readany()
-            if not received:
-                break
+        watch = _StallWatch(response.content, stall_s)
+        while received := await watch.read():
             for delta in decoder.feed(received):
                 yield delta
             if decoder.done:
                 # Only the end of the body is left: reading it gives the connection back to the pool.
-                deadline = _now() + END_OF_BODY_S
+                watch.allow(END_OF_BODY_S)
             elif decoder.take_news():
-                # Counted from when the consumer took the pieces: a slow client is not a stalled provider.
-                deadline = _now() + stall_s
+                watch.allow(stall_s)
     except TimeoutError as error:
         if not decoder.finished:
             raise ProviderStalled(f"{provider} sent nothing for {stall_s:g} s", retryable=True) from error
@@ -75,6 +77,8 @@ async def stream_events(
         if not decoder.finished:
             raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
     finally:
+        if watch is not None:
+            watch.stop()
         if response is not None:
             # Returns a connection whose body was read to its end, and closes one that is still talking.
             response.close()
@@ -82,8 +86,46 @@ async def stream_events(
         raise ProviderCut(f"{provider} ended its answer without a finish reason", retryable=True)
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+class _StallWatch:
+    """Reads a body, and gives up when no news came for too long. Comments are not news.
+
+    One timer for the whole answer, re-armed when it fires early: a timeout a read would cost as much as the read.
+    Time that the consumer takes between reads does not count: a slow client is not a stalled provider.
+    """
+
+    __slots__ = ("_content", "_deadline", "_loop", "_reading", "_timer")
+
+    def __init__(self, content: aiohttp.StreamReader, stall_s: float) -> None:
+        self._content = content
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + stall_s
+        self._reading = False
+        self._timer = self._loop.call_at(self._deadline, self._check)
+
+    async def read(self) -> bytes:
+        """What has come since the last read; nothing at the end of the body. Raises `TimeoutError` at the deadline."""
+        self._reading = True
+        received = await self._content.readany()
+        self._reading = False
+        return received
+
+    def allow(self, seconds: float) -> None:
+        """Wait this long for the next news, from now."""
+        deadline = self._loop.time() + seconds
+        if deadline < self._deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._check)
+        self._deadline = deadline
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        if self._reading and now >= self._deadline:
+            self._content.set_exception(TimeoutError())
+            return
+        self._timer = self._loop.call_at(max(self._deadline, now + MIN_RECHECK_S), self._check)
 
 
 def _check_is_event_stream(provider: str, response: aiohttp.ClientResponse) -> None:
@@ -95,12 +137,15 @@ def _check_is_event_stream(provider: str, response: aiohttp.ClientResponse) -> N
 class _Decoder:
     """Cuts bytes into events and events into deltas; remembers whether a finish reason was seen."""
 
-    __slots__ = ("_news", "_pending", "_provider", "done", "finished")
+    __slots__ = ("_after", "_before", "_news", "_pending", "_provider", "done", "finished")
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._pending = b""
         self._news = False
+        # What stood before and after the content in the last plain piece; see `_learn`.
+        self._before = b""
+        self._after = b""
         self.done = False
         self.finished = False
 
@@ -121,11 +166,20 @@ class _Decoder:
             raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
         deltas: list[list[str] | dict[str, Any]] = []
         texts: list[str] = []
+        before, after = self._before, self._after
         for event in events:
+            if before and event.startswith(before) and event.endswith(after):
+                try:
+                    piece = orjson.loads(event[len(before) : -len(after)])
+                except orjson.JSONDecodeError:
+                    piece = None
+                if piece.__class__ is str:
+                    if piece:
+                        texts.append(piece)
+                    continue
             parsed = self._parse(event)
             if parsed is None:
                 continue
-            self._news = True
             piece = _plain_text(parsed)
             if piece is None:
                 self._note_rare(parsed)
@@ -133,11 +187,28 @@ class _Decoder:
                     deltas.append(texts)
                     texts = []
                 deltas.append(parsed)
-            elif piece:
+                continue
+            self._learn(event, piece)
+            before, after = self._before, self._after
+            if piece:
                 texts.append(piece)
         if texts:
             deltas.append(texts)
+        self._news = self._news or bool(deltas)
         return deltas
+
+    def _learn(self, event: bytes, piece: str) -> None:
+        """Remember what surrounds the content of a plain piece: the next pieces mostly differ in nothing else.
+
+        Sound because JSON is context-free: an event with the same bytes around another string literal is the same
+        object with another content. A provider whose events vary elsewhere is parsed whole, as before.
+        """
+        before, mark, rest = event.partition(b'"content":')
+        literal = orjson.dumps(piece)
+        space = b" " if rest.startswith(b" ") else b""
+        if mark and rest.startswith(space + literal) and rest.count(b'"content":') == 0:
+            self._before = before + mark + space
+            self._after = rest[len(space) + len(literal) :]
 
     def _parse(self, event: bytes) -> dict[str, Any] | None:
         content = event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data_of(event)

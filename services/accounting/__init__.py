@@ -1,0 +1,1 @@
+"""What runs consumed: tokens, price, energy, carbon, water."""
