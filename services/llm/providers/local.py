@@ -43,8 +43,10 @@ class Local:
         base_url = await runtime.base_url(self.start_timeout_s)
         adapter = self._adapters.setdefault(call.model.id, openai_adapter(call.model.name_on_wire, is_openai=False))
         endpoint = openai_endpoint(self.name, base_url, None, self.stall_timeout_s)
-        async with runtime.metered() as meter:
-            async with aclosing(stream_openai(self.http, endpoint, adapter, call)) as deltas:
+        try:
+            async with runtime.metered() as meter, aclosing(stream_openai(self.http, endpoint, adapter, call)) as deltas:
                 async for delta in deltas:
                     yield delta
-        call.local_work = meter.work
+        finally:
+            # Also reached when the client hangs up: the CPU has been spent all the same.
+            call.local_work = meter.work

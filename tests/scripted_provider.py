@@ -1,0 +1,213 @@
+"""A strict OpenAI-compatible provider under real HTTP: each request plays the next script, and must be well formed.
+
+    async with scripted_provider([*say("Bon", "jour"), *finish()]) as provider:
+        settings = Settings(openai_base_url=provider.base_url, openai_api_key=provider.api_key, ...)
+
+What a request got wrong is kept in `provider.complaints`, and leaving the block fails when there is one, or when a
+script was not asked for.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+API_KEY = "sk-scripted-0123456789"
+TAKEN = frozenset(
+    "model messages stream stream_options temperature max_tokens max_completion_tokens stop tools tool_choice "
+    "response_format seed top_p random_seed parallel_tool_calls".split()
+)
+ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer with this status and body instead of a stream."""
+
+    status: int
+    body: Any = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One event with this object, or these raw bytes."""
+
+    content: dict[str, Any] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Say nothing for a while."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Break the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Say nothing more until the client goes; a comment now and then when `comments`."""
+
+    comments: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContentType:
+    """Answer under another content type; only as the first step."""
+
+    value: str
+
+
+Step = Status | Chunk | Wait | Cut | Stall | ContentType
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> Chunk:
+    """An event of OpenAI's shape."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted-2026"}
+    return Chunk({**head, "choices": [choice], "usage": None, **more})
+
+
+def say(*pieces: str) -> list[Step]:
+    """The role, then a chunk a piece."""
+    return [chunk({"role": "assistant", "content": ""}), *(chunk({"content": piece}) for piece in pieces)]
+
+
+def usage(prompt: int, completion: int, *, cached: int = 0) -> Chunk:
+    """The usage chunk, with no choices."""
+    counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return Chunk({"choices": [], "usage": {**counted, "prompt_tokens_details": {"cached_tokens": cached}}})
+
+
+DONE = Chunk(b"data: [DONE]\n\n")
+
+
+def finish(prompt: int = 10, completion: int = 2, reason: str = "stop") -> list[Step]:
+    """Finish reason, usage, end."""
+    return [chunk({}, reason), usage(prompt, completion), DONE]
+
+
+def call_tool(name: str, *fragments: str, call_id: str = "call_1") -> list[Step]:
+    """A tool call: name and id in the first fragment, the arguments in pieces."""
+    first = {"index": 0, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+    rest = ({"index": 0, "function": {"arguments": fragment}} for fragment in fragments)
+    return [chunk({"role": "assistant", "content": None, "tool_calls": [first]}), *(chunk({"tool_calls": [f]}) for f in rest)]
+
+
+@dataclass(slots=True)
+class ScriptedProvider:
+    """What was asked, what was wrong with it, and whether clients left before the end."""
+
+    base_url: str
+    api_key: str = API_KEY
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    left_early: asyncio.Event = field(default_factory=asyncio.Event)
+    answering: int = 0
+    scripts: list[list[Step]] = field(default_factory=list)
+    repeat: bool = False
+
+    def next_script(self) -> list[Step] | None:
+        if self.repeat:
+            return self.scripts[0]
+        return self.scripts.pop(0) if self.scripts else None
+
+
+@asynccontextmanager
+async def scripted_provider(*scripts: Sequence[Step], repeat: bool = False) -> AsyncIterator[ScriptedProvider]:
+    """Serve the scripts in order, one a request; `repeat` plays the first one for ever."""
+    provider = ScriptedProvider("", scripts=[list(script) for script in scripts], repeat=repeat)
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", lambda request: _answer(provider, request))
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    provider.base_url = f"http://127.0.0.1:{port}/v1"
+    try:
+        yield provider
+    finally:
+        await runner.cleanup()
+    assert not provider.complaints, provider.complaints
+    assert repeat or not provider.scripts, f"{len(provider.scripts)} scripts were never asked for"
+
+
+async def _answer(provider: ScriptedProvider, request: web.Request) -> web.StreamResponse:
+    body = await request.json()
+    provider.requests.append(body)
+    if wrong := _complaints(request, body):
+        provider.complaints += wrong
+        return web.json_response({"error": {"message": "; ".join(wrong), "type": "invalid_request_error"}}, status=400)
+    script = provider.next_script()
+    if script is None:
+        provider.complaints.append("a request that no script was written for")
+        return web.json_response({"error": {"message": "no script"}}, status=500)
+    provider.answering += 1
+    try:
+        return await _play(provider, request, script)
+    except (asyncio.CancelledError, ConnectionError):
+        provider.left_early.set()
+        raise
+    finally:
+        provider.answering -= 1
+
+
+async def _play(provider: ScriptedProvider, request: web.Request, script: list[Step]) -> web.StreamResponse:
+    first = script[0] if script else None
+    if isinstance(first, Status):
+        text = first.body if isinstance(first.body, str) else json.dumps(first.body)
+        return web.Response(status=first.status, text=text, headers=dict(first.headers), content_type="application/json")
+    content_type = first.value if isinstance(first, ContentType) else "text/event-stream"
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await response.prepare(request)
+    for step in script:
+        match step:
+            case Chunk(content=bytes() as raw):
+                await response.write(raw)
+            case Chunk(content=content):
+                await response.write(b"data: " + json.dumps(content).encode() + b"\n\n")
+            case Wait(seconds=seconds):
+                await asyncio.sleep(seconds)
+            case Cut():
+                assert request.transport is not None
+                request.transport.abort()
+                return response
+            case Stall(comments=comments):
+                while True:
+                    await asyncio.sleep(0.05)
+                    if comments:
+                        await response.write(b": still here\n\n")
+            case _:
+                pass
+    await response.write_eof()
+    return response
+
+
+def _complaints(request: web.Request, body: dict[str, Any]) -> list[str]:
+    wrong = [f"unknown parameter {key!r}" for key in body if key not in TAKEN]
+    if request.headers.get("Authorization") != f"Bearer {API_KEY}":
+        wrong.append("the key is missing or wrong")
+    if request.content_type != "application/json":
+        wrong.append(f"content type {request.content_type!r}")
+    if body.get("stream") is not True:
+        wrong.append("stream must be true")
+    if not isinstance(body.get("model"), str) or not body.get("messages"):
+        wrong.append("model and messages are required")
+    wrong += [f"bad message {message!r}" for message in body.get("messages", []) if not _is_message(message)]
+    return wrong
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        return False
+    content = message.get("content")
+    return isinstance(content, str | list) or (content is None and bool(message.get("tool_calls")))
