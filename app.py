@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from api import auth, completion, health, lists
@@ -32,7 +33,7 @@ Each answer says what it cost, how long it took and what it emitted."""
 
 
 def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> FastAPI:
-    """The application of one worker process. Raises `ConfigurationError` when the settings or data files do not hold."""
+    """The application of one worker process. Raises `ConfigurationError` when settings or data files do not hold."""
     http = HttpClient(settings.provider_connect_timeout_s)
     services = create_services(settings, registry, http)
 
@@ -54,7 +55,10 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await services.database.close()
         await http.close()
 
-    app = FastAPI(title=settings.api_title, version=settings.api_version, description=DESCRIPTION, lifespan=lifespan)
+    # The documentation pages carry their own scripts: they work without the internet.
+    app: FastAPI = FastAPIOffline(
+        title=settings.api_title, version=settings.api_version, description=DESCRIPTION, lifespan=lifespan
+    )
     app.state.services = services
     install_error_answers(app)
     for door in (completion, auth, lists, health):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
-from config.catalogue import Catalogue, load_catalogue
+from config.catalogue import Catalogue, ModelEntry, load_catalogue
 from config.settings import Settings, load_settings
 from core import embedded_postgres
 from core.security import create_authenticator
@@ -37,6 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True)
 
     serve = commands.add_parser("serve", help="start the server (the default)")
+    serve.add_argument(
+        "--fetch", action="store_true", help="first fetch the local model's weights, if they are missing"
+    )
     serve.set_defaults(command=_serve)
 
     models = commands.add_parser("models", help="the catalogue and the local models' weights")
@@ -44,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     models_commands.add_parser("list", help="list the models").set_defaults(command=_list_models)
     pull = models_commands.add_parser("pull", help="fetch the weights of a local model")
     pull.add_argument("name", nargs="?", help="a local model; LOCAL_MODEL when absent")
-    pull.add_argument("--keep-going", action="store_true", help="exit with 0 even when no source answers")
     pull.set_defaults(command=_pull_model)
 
     database = commands.add_parser("db", help="the server's own PostgreSQL")
@@ -57,10 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(settings: Settings, _: argparse.Namespace) -> int:
+def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
     catalogue = load_catalogue()
+    # What does not hold is said before anything is fetched or bound.
     create_authenticator(settings)
     create_local_runtime(catalogue, settings)
+    entry = local_entry(catalogue, settings)
+    if getattr(parsed, "fetch", False) and entry is not None and settings.local_base_url is None:
+        try:
+            _fetch(entry, settings)
+        except RouteurError as error:
+            # Other models may serve, and the weights may be fetched later: the server starts all the same.
+            print(f"routeur: {error}", file=sys.stderr)
     print(_greeting(settings, catalogue), file=sys.stderr, flush=True)
     uvicorn.run(
         "app:create_worker_app",
@@ -85,7 +95,11 @@ def _serve(settings: Settings, _: argparse.Namespace) -> int:
 def _greeting(settings: Settings, catalogue: Catalogue) -> str:
     """Where to look, and what can serve."""
     address = f"http://{'127.0.0.1' if settings.host in {'0.0.0.0', '::'} else settings.host}:{settings.port}"  # noqa: S104 - shown, not bound
-    lines = [f"{settings.api_title} {settings.api_version} — {address}", f"  documentation  {address}/docs", f"  readiness      {address}/ready"]
+    lines = [
+        f"{settings.api_title} {settings.api_version} — {address}",
+        f"  documentation  {address}/docs",
+        f"  readiness      {address}/ready",
+    ]
     entry = local_entry(catalogue, settings)
     if settings.local_base_url is not None:
         lines.append(f"  local model    {settings.local_model} at LOCAL_BASE_URL")
@@ -119,16 +133,19 @@ def _pull_model(settings: Settings, parsed: argparse.Namespace) -> int:
     if entry is None or entry.weights is None:
         known = ", ".join(model.id for model in catalogue.models if model.weights is not None)
         raise ConfigurationError(f"{parsed.name!r} is not a model with weights to fetch: {known}")
+    print(f"{entry.id}: {_fetch(entry, settings)}", file=sys.stderr)
+    return 0
+
+
+def _fetch(entry: ModelEntry, settings: Settings) -> Path | None:
+    """The weights' file, fetched with a progress bar if it is missing; raises when no source gives it."""
+    if entry.weights is None:
+        return None
     progress = TerminalProgress()
     try:
-        path = fetch_weights(entry.weights, settings.data_dir / "models", progress=progress)
-    except RouteurError as error:
+        return fetch_weights(entry.weights, settings.data_dir / "models", progress=progress)
+    finally:
         progress.close()
-        print(f"routeur: {error}", file=sys.stderr)
-        return 0 if parsed.keep_going else 1
-    progress.close()
-    print(f"{entry.id}: {path}", file=sys.stderr)
-    return 0
 
 
 def _database_status(settings: Settings, _: argparse.Namespace) -> int:

@@ -61,7 +61,8 @@ def _run_request(body: CompletionBody, principal: Principal, request_id: str, se
         raise BadRequest("message: it is empty; send the text the agent is to answer")
     if len(history) > settings.max_history_messages:
         raise BadRequest(
-            f"conversation_history: {len(history)} messages; at most {settings.max_history_messages} (MAX_HISTORY_MESSAGES)"
+            f"conversation_history: {len(history)} messages; "
+            f"at most {settings.max_history_messages} (MAX_HISTORY_MESSAGES)"
         )
     chars = len(body.message) + sum(len(message.content) for message in history)
     if chars > settings.max_message_chars:

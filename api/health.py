@@ -57,7 +57,8 @@ async def ready(services: CurrentServices) -> Response:
         "models": _models(services),
     }
     serving = not services.draining and dependencies["models"]["state"] == "ready"
-    return json_response({"status": "ready" if serving else "not ready", "dependencies": dependencies}, 200 if serving else 503)
+    body = {"status": "ready" if serving else "not ready", "dependencies": dependencies}
+    return json_response(body, 200 if serving else 503)
 
 
 def _state(state: str, reason: str | None) -> dict[str, Any]:

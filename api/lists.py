@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 from api.deps import CurrentPrincipal, CurrentServices
 from api.schemas import UNAUTHORIZED, answers, error_example
 from config.catalogue import ListPrice, ModelEntry
-from domain.errors import UnknownAgent, NotFound
+from domain.errors import NotFound, UnknownAgent
 from services.agent_registry import Agent
 from services.llm.router import Router
 
@@ -58,7 +58,10 @@ async def list_agents(services: CurrentServices, _: CurrentPrincipal) -> dict[st
     summary="Draw an agent",
     response_class=PlainTextResponse,
     responses={
-        200: {"description": "Mermaid text.", "content": {"text/vnd.mermaid": {"example": "graph TD;\n\t__start__ --> answer;"}}},
+        200: {
+            "description": "Mermaid text.",
+            "content": {"text/vnd.mermaid": {"example": "graph TD;\n\t__start__ --> answer;"}},
+        },
         404: error_example("not_found", "unknown agent 'V9'; known agents: RAG, V1, V2"),
         406: error_example("not_acceptable", "graphs are drawn as Mermaid text only, for now"),
         **UNAUTHORIZED,

@@ -88,5 +88,3 @@ def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:
 def _json(content: Mapping[str, Any]) -> bytes:
     """With the spaces that clients in the field have always been sent."""
     return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-
-

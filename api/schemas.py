@@ -27,7 +27,7 @@ class CompletionBody(_Body):
     stream: bool = Field(default=False, description="Answer as server-sent events.")
     temperature: float | None = Field(default=0.7, ge=0, le=2)
     max_tokens: int | None = Field(default=None, gt=0, le=1_000_000, description="The longest answer, in tokens.")
-    conversation_history: list[HistoryMessage] | None = Field(default=None, description="Earlier messages, oldest first.")
+    conversation_history: list[HistoryMessage] | None = Field(default=None, description="Earlier ones, oldest first.")
     project_id: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
     sources: list[str] | None = Field(default=None, description="Not available yet: leave it out or empty.")
     events: bool = Field(default=False, description="When streaming, also send typed progress events.")

@@ -52,9 +52,7 @@ class FakeProvider(asyncio.Protocol):
         head, separator, body = self._received.partition(b"\r\n\r\n")
         if not separator:
             return
-        length = next(
-            (int(line[15:]) for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:"), 0
-        )
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:"), 0)
         if len(body) >= length:
             self._received = body[length:]
             self._playing = asyncio.get_running_loop().create_task(self._play())

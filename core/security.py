@@ -21,7 +21,9 @@ AUDIENCE = "routeur-ia"
 DEVELOPMENT_SUBJECT = "user"
 ADMIN_SCOPE = "admin"
 REQUIRED_CLAIMS = ["exp", "iat", "sub", "aud", "iss"]
-KNOWN_DEFAULT_SECRETS = frozenset({"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-change-in-production"})
+KNOWN_DEFAULT_SECRETS = frozenset(
+    {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-change-in-production"}
+)
 MAX_TOKEN_CHARS = 8_192
 MAX_REMEMBERED = 10_000
 
@@ -124,18 +126,22 @@ def _secret_of(settings: Settings) -> str:
         return _secret_of_this_install(settings.data_dir / "jwt_secret")
     place = f"with ENVIRONMENT={settings.environment}" if not settings.is_development else "even in development"
     if secret is None:
-        raise ConfigurationError(f"JWT_SECRET_KEY must be set {place}: a random string of {MIN_SECRET_BYTES} bytes or more")
+        raise ConfigurationError(
+            f"JWT_SECRET_KEY must be set {place}: a random string of {MIN_SECRET_BYTES} bytes or more"
+        )
     if secret.lower() in KNOWN_DEFAULT_SECRETS:
         raise ConfigurationError(f"JWT_SECRET_KEY must not be a well-known default {place}")
     if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise ConfigurationError(f"JWT_SECRET_KEY must have {MIN_SECRET_BYTES} bytes or more {place}; it has {len(secret.encode())}")
+        raise ConfigurationError(
+            f"JWT_SECRET_KEY must have {MIN_SECRET_BYTES} bytes or more {place}; it has {len(secret.encode())}"
+        )
     if not settings.is_development and "*" in settings.cors_origins:
         raise ConfigurationError(f"CORS_ORIGINS must not contain * {place}: name the origins")
     return secret
 
 
 def _secret_of_this_install(path: Path) -> str:
-    """The random secret of a development install: made once, shared by its worker processes, readable by its owner only."""
+    """The random secret of a development install: made once, shared by its workers, readable by its owner only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     candidate = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     descriptor = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -9,7 +9,8 @@ from services.agent_registry import agent_registry
 
 SYSTEM_PROMPT = (
     "You are a helpful and precise assistant. Answer in the language of the user's last message. "
-    "When you do not know, say so. / Tu es un assistant utile et précis. Réponds en français si l'on t'écrit en français."
+    "When you do not know, say so. "
+    "Tu es un assistant utile et précis. Réponds en français si l'on t'écrit en français."
 )
 
 

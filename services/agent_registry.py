@@ -106,8 +106,10 @@ def load_graph_files(directory: Path = GRAPHS_DIRECTORY) -> None:
             importlib.import_module(f"graphs.{path.stem}")
         except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever an agent's file raises must be reported with its name
-            raise ConfigurationError(f"graphs/{path.name} cannot be imported: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            # Whatever an agent's file raises must be reported with its name.
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigurationError(f"graphs/{path.name} cannot be imported: {reason}") from error
 
 
 def _build(registration: Registration, offered: Mapping[str, Any]) -> Agent:
@@ -122,12 +124,13 @@ def _call(registration: Registration, factory: Callable[..., Any], offered: Mapp
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     if unknown := [name for name in required if name not in offered]:
         raise ConfigurationError(
-            f"agent {registration.name!r} ({registration.origin}): its factory asks for {', '.join(map(repr, unknown))}; "
-            f"the server offers {', '.join(map(repr, offered))}"
+            f"agent {registration.name!r} ({registration.origin}): its factory asks for "
+            f"{', '.join(map(repr, unknown))}; the server offers {', '.join(map(repr, offered))}"
         )
     try:
         return factory(**{name: offered[name] for name in parameters if name in offered})
-    except Exception as error:  # noqa: BLE001 - whatever an agent's factory raises must be reported with its name
+    except Exception as error:
+        # Whatever an agent's factory raises must be reported with its name.
         raise ConfigurationError(
             f"agent {registration.name!r} ({registration.origin}) cannot be built: {type(error).__name__}: {error}"
         ) from error
@@ -138,7 +141,8 @@ def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]
         graph = graph.compile()
     if not isinstance(graph, CompiledStateGraph):
         raise ConfigurationError(
-            f"agent {registration.name!r} ({registration.origin}): its factory returned {type(graph).__name__}, not a graph"
+            f"agent {registration.name!r} ({registration.origin}): "
+            f"its factory returned {type(graph).__name__}, not a graph"
         )
     if "messages" not in graph.channels:
         raise ConfigurationError(f"agent {registration.name!r} ({registration.origin}): its state has no 'messages'")

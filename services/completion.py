@@ -126,7 +126,8 @@ class CompletionService:
         except Exception:
             # The one place where any failure of an agent's own code is caught: logged whole, told neutrally.
             logger.exception("agent failed", extra={"agent": run.request.agent, "request_id": run.request.request_id})
-            return AgentFailed(f"agent {run.request.agent!r} failed; the server's log says why (request {run.request.request_id})")
+            request_id = run.request.request_id
+            return AgentFailed(f"agent {run.request.agent!r} failed; the server's log says why (request {request_id})")
         finally:
             run.context.queue.close()
         return None
@@ -160,6 +161,8 @@ async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str
         final: Mapping[str, Any] = await graph.ainvoke(entry, config)
         return final
     state: Mapping[str, Any] = {}
+    mode: str
+    content: Any
     async for mode, content in graph.astream(entry, config, stream_mode=["values", "tasks"]):
         if mode == "values":
             state = content

@@ -43,8 +43,8 @@ class RunQueue:
     async def put_text(self, model: str, pieces: list[str]) -> None:
         """Add pieces; waits while the reader is more than `MAX_WAITING_PIECES` behind."""
         last = self._items[-1] if self._items else None
-        if last.__class__ is TextBatch and last.model == model:  # type: ignore[union-attr]  # Narrowed by its class.
-            last.pieces.extend(pieces)  # type: ignore[union-attr]  # The same.
+        if isinstance(last, TextBatch) and last.model == model:
+            last.pieces.extend(pieces)
         else:
             self._items.append(TextBatch(model, list(pieces)))
         self._waiting += len(pieces)

@@ -105,7 +105,7 @@ class RouteurChatModel(BaseChatModel):
         tool_choice: str | dict[str, Any] | bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools. `tool_choice`: a tool's name, `auto`, `none`, `any`/`required`/`True`, or OpenAI's object."""
+        """The model with tools. `tool_choice`: a tool's name, `auto`, `none`, `any`, `required`, or OpenAI's object."""
         formatted = [convert_to_openai_tool(tool) for tool in tools]
         if tool_choice is not None and tool_choice is not False:
             kwargs["tool_choice"] = _tool_choice(tool_choice, formatted)
@@ -119,16 +119,19 @@ class RouteurChatModel(BaseChatModel):
         method: Literal["json_schema", "function_calling"] = "json_schema",
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """Answers that fit the schema. By JSON schema unless told otherwise: exact on every model, local ones included."""
+        """Answers that fit the schema; by JSON schema unless told otherwise: exact on local models too."""
         if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+            by_tool: Runnable[LanguageModelInput, dict[str, Any] | BaseModel]
+            by_tool = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+            return by_tool
         json_schema = convert_to_json_schema(schema)
         described = {"name": json_schema.get("title", "answer"), "schema": json_schema}
         model = self.bind(response_format={"type": "json_schema", "json_schema": described}, **kwargs)
         is_pydantic = isinstance(schema, type) and issubclass(schema, BaseModel)
         parser: Any = PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()
+        structured: Runnable[LanguageModelInput, dict[str, Any] | BaseModel] = model | parser
         if not include_raw:
-            return model | parser
+            return structured
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         not_parsed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=model) | parsed.with_fallbacks([not_parsed], exception_key="parsing_error")
@@ -191,7 +194,7 @@ def _on_the_runs_loop(work: Coroutine[Any, Any, ChatResult]) -> ChatResult:
     if run is None:
         problem = "outside a run, call the model with `await llm.ainvoke(...)`"
     elif _is_on_a_loop():
-        problem = "this node is async: call the model with `await llm.ainvoke(...)`, a blocking call would stop the server"
+        problem = "this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`"
     if run is None or problem:
         work.close()
         raise RuntimeError(problem)

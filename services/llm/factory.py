@@ -1,6 +1,5 @@
 """Builds the providers, the router and the chat model from the settings."""
 
-
 from config.catalogue import Catalogue, ModelEntry
 from config.settings import Settings
 from core.http_client import HttpClient
@@ -34,9 +33,7 @@ def create_local_runtime(catalogue: Catalogue, settings: Settings) -> LocalRunti
     return LocalRuntime(settings, entry) if entry and settings.local_base_url is None else None
 
 
-def create_router(
-    catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None
-) -> Router:
+def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None) -> Router:
     """The router over every provider the settings know; DEFAULT_MODEL must be in the catalogue."""
     if settings.default_model is not None and catalogue.get(settings.default_model) is None:
         known = ", ".join(model.id for model in catalogue.models)
@@ -81,9 +78,7 @@ def _mistral(settings: Settings, http: HttpClient) -> Provider:
     )
 
 
-def _local(
-    catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None
-) -> Provider:
+def _local(catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None) -> Provider:
     entry = local_entry(catalogue, settings)
     model_id = entry.id if entry else None
     if settings.local_base_url is None:
@@ -109,5 +104,3 @@ def _local(
         missing=missing,
         context_limit=settings.local_context_tokens,
     )
-
-

@@ -58,7 +58,7 @@ def start_child(plan: ChildPlan) -> "Child | None":
         with plan.log.open("wb") as log:
             # The child inherits the locked file and so holds the lock for as long as it lives, whoever started it.
             # Its own session: Ctrl-C in the terminal is for the server, which then takes leave of it properly.
-            process = subprocess.Popen(  # noqa: S603 — our own module, arguments from the catalogue and settings.
+            process = subprocess.Popen(
                 plan.command,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

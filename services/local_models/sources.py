@@ -173,7 +173,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "-d", str(folder), "--", requirement]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)  # noqa: S603 — the requirement is the catalogue's, after `--`.
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise SourceFailed(f"{requirement}: pip download took more than {PIP_TIMEOUT_S:.0f} s") from error
     wheels = list(folder.glob("*.whl"))

@@ -44,7 +44,10 @@ class Local:
         adapter = self._adapters.setdefault(call.model.id, openai_adapter(call.model.name_on_wire, is_openai=False))
         endpoint = openai_endpoint(self.name, base_url, None, self.stall_timeout_s)
         try:
-            async with runtime.metered() as meter, aclosing(stream_openai(self.http, endpoint, adapter, call)) as deltas:
+            async with (
+                runtime.metered() as meter,
+                aclosing(stream_openai(self.http, endpoint, adapter, call)) as deltas,
+            ):
                 async for delta in deltas:
                     yield delta
         finally:

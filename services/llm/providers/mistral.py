@@ -61,8 +61,9 @@ class Mistral:
 
 
 def _adapter(wire_name: str) -> ChatMistralAI:
-    """The vendor's class as a builder of payloads: constructed without validation, so that it opens no connection pool."""
-    return ChatMistralAI.model_construct(model=wire_name, client=None, async_client=None)
+    """The vendor's class as a builder of payloads: made without validation, so that it opens no connection pool."""
+    no_client: Any = None
+    return ChatMistralAI.model_construct(model=wire_name, client=no_client, async_client=no_client)
 
 
 def _parameters(call: ModelCall) -> Mapping[str, Any]:

@@ -10,7 +10,13 @@ import orjson
 from domain.errors import BadRequest, ContextOverflow, ProviderRefused, RateLimitedByProvider, RouteurError
 
 MAX_ERROR_BYTES = 65_536
-OVERFLOW_MARKS = ("context_length_exceeded", "maximum context length", "context size", "too many tokens", "exceed_context")
+OVERFLOW_MARKS = (
+    "context_length_exceeded",
+    "maximum context length",
+    "context size",
+    "too many tokens",
+    "exceed_context",
+)
 """How OpenAI, vLLM, llama.cpp and Mistral say that the prompt is too long."""
 
 

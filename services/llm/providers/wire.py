@@ -6,7 +6,8 @@ one read of the socket brought. Vendor classes see only the rare objects.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,43 +48,58 @@ async def stream_events(
 
     Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer.
     """
-    provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
-    decoder = _Decoder(provider)
-    response: aiohttp.ClientResponse | None = None
-    watch: _StallWatch | None = None
-    try:
-        async with asyncio.timeout(stall_s):
-            response = await http.session.post(
-                endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers, proxy=http.proxy_for(endpoint.url)
-            )
+    decoder = _Decoder(endpoint.provider)
+    with _as_provider_errors(endpoint, decoder):
+        response = await _ask(http, endpoint, payload)
+        watch = _StallWatch(response.content, endpoint.stall_timeout_s)
+        try:
+            while received := await watch.read():
+                for delta in decoder.feed(received):
+                    yield delta
+                if decoder.done:
+                    # Only the end of the body is left: reading it gives the connection back to the pool.
+                    watch.allow(END_OF_BODY_S)
+                elif decoder.take_news():
+                    watch.allow(endpoint.stall_timeout_s)
+        finally:
+            watch.stop()
+            # Returns a connection whose body was read to its end, and closes one that is still talking.
+            response.close()
+    if not decoder.finished:
+        raise ProviderCut(f"{endpoint.provider} ended its answer without a finish reason", retryable=True)
+
+
+async def _ask(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]) -> aiohttp.ClientResponse:
+    """The response, its headers read: an event stream. Raises what the provider's refusal means."""
+    async with asyncio.timeout(endpoint.stall_timeout_s):
+        response = await http.session.post(
+            endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers, proxy=http.proxy_for(endpoint.url)
+        )
+        try:
             if response.status != 200:
-                raise await refusal(provider, response)
-        _check_is_event_stream(provider, response)
-        watch = _StallWatch(response.content, stall_s)
-        while received := await watch.read():
-            for delta in decoder.feed(received):
-                yield delta
-            if decoder.done:
-                # Only the end of the body is left: reading it gives the connection back to the pool.
-                watch.allow(END_OF_BODY_S)
-            elif decoder.take_news():
-                watch.allow(stall_s)
+                raise await refusal(endpoint.provider, response)
+            _check_is_event_stream(endpoint.provider, response)
+        except BaseException:
+            response.close()
+            raise
+    return response
+
+
+@contextmanager
+def _as_provider_errors(endpoint: Endpoint, decoder: "_Decoder") -> Iterator[None]:
+    """What went wrong on the line, as the house's errors. After the finish reason nothing is wrong any more."""
+    provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
+    try:
+        yield
     except TimeoutError as error:
         if not decoder.finished:
             raise ProviderStalled(f"{provider} sent nothing for {stall_s:g} s", retryable=True) from error
     except aiohttp.ClientConnectorError as error:
-        raise ProviderUnreachable(f"{provider} cannot be reached ({error.os_error.strerror})", retryable=True) from error
+        reason = error.os_error.strerror or "no route"
+        raise ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True) from error
     except (aiohttp.ClientError, OSError) as error:
         if not decoder.finished:
             raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
-    finally:
-        if watch is not None:
-            watch.stop()
-        if response is not None:
-            # Returns a connection whose body was read to its end, and closes one that is still talking.
-            response.close()
-    if not decoder.finished:
-        raise ProviderCut(f"{provider} ended its answer without a finish reason", retryable=True)
 
 
 class _StallWatch:
@@ -154,11 +170,11 @@ class _Decoder:
         news, self._news = self._news, False
         return news
 
-    def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:
+    def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:  # noqa: C901 - one loop on purpose: a call an event would cost as much as reading it
         """The deltas that these bytes complete: runs of text pieces joined in lists, rare objects between."""
         data = self._pending + received if self._pending else received
         if b"\r" in data:
-            # JSON escapes carriage returns, so the only raw ones are line ends; a lone last one waits for its line feed.
+            # JSON escapes carriage returns, so raw ones are line ends; a lone last one waits for its line feed.
             data = data.replace(b"\r\n", b"\n")
         events = data.split(b"\n\n")
         self._pending = events.pop()

@@ -1,0 +1,226 @@
+"""The database: an open pool, a schema that is up to date, and a state that follows the server's ups and downs."""
+
+import asyncio
+import logging
+import math
+import random
+import re
+import subprocess
+from typing import Any, Literal
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from config.settings import Settings
+from core.embedded_postgres import EmbeddedPostgres
+from core.migration import MigrationFailedError, find_version, is_current, migrate
+from core.postgres_processes import EmbeddedPostgresError
+from domain.errors import ConfigurationError
+
+logger = logging.getLogger("routeur.database")
+
+DatabaseState = Literal["starting", "ready", "down"]
+DatabasePool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+MIN_SERVER_VERSION = 150000
+PROBE_S = 1.0
+FIRST_RETRY_S = 0.2
+MAX_RETRY_S = 2.0
+POOL_CLOSE_S = 5.0
+
+# What can go wrong while the database starts, answers or returns; anything else is a bug, and ends the supervisor.
+_FAILURES = (
+    psycopg.Error,
+    OSError,
+    TimeoutError,
+    subprocess.SubprocessError,
+    EmbeddedPostgresError,
+    MigrationFailedError,
+)
+
+
+class Database:
+    """PostgreSQL, the server's own or the one `DATABASE_URL` names. It may be down: `state` says so."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout_s = settings.database_timeout_s
+        self._embedded: EmbeddedPostgres | None = None
+        if settings.database_url is None:
+            self._embedded = EmbeddedPostgres(settings.data_dir / "pg")
+            try:
+                self._uri = self._embedded.uri
+            except PermissionError as error:
+                message = f"DATA_DIR: {self._embedded.directory} belongs to another user; run as its owner"
+                raise ConfigurationError(message) from error
+        else:
+            self._uri = _libpq_uri(settings.database_url.get_secret_value())
+        self._state: DatabaseState = "starting"
+        self._reason: str | None = "the database is starting"
+        self._ready = asyncio.Event()
+        self._supervisor: asyncio.Task[None] | None = None
+        self._pool: DatabasePool = AsyncConnectionPool(
+            self._current_uri,  # The embedded server's socket may move when it restarts.
+            connection_class=AsyncConnection[DictRow],
+            kwargs=self._connection_options() | {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+            min_size=1,
+            max_size=settings.database_pool_size,
+            timeout=self._timeout_s,
+            # The pool's own retries slow down up to minutes; giving up early, it tries again when it is next asked.
+            reconnect_timeout=2.0,
+            check=AsyncConnectionPool.check_connection,
+            name="database",
+            open=False,
+        )
+
+    @property
+    def state(self) -> DatabaseState:
+        return self._state
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not ready, in words safe to show; the log has the details."""
+        return self._reason
+
+    @property
+    def uri(self) -> str:
+        """The address, with its password if it has one: not for logs."""
+        return self._uri
+
+    @property
+    def pool(self) -> DatabasePool:
+        """One object for the life of the server. While the database is down it raises a `psycopg.OperationalError`."""
+        return self._pool
+
+    async def open(self) -> None:
+        """Start connecting and return: the server must not wait for its database, nor fail without it."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="database supervisor")
+        self._supervisor.add_done_callback(self._supervisor_ended)
+
+    async def close(self) -> None:
+        """Close every connection and leave the embedded server, which stops with its last user."""
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait({supervisor})
+        self._mark("down", "the database is closed")
+        await self._pool.close(timeout=POOL_CLOSE_S)
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.leave)
+
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """True as soon as the database is ready; false when it is not within `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def ping(self) -> None:
+        """One round trip. Raises a `psycopg.OperationalError` or a `TimeoutError` when the database is down."""
+        if self._state != "ready":
+            raise psycopg.OperationalError(self._reason or "the database is not ready")
+        async with asyncio.timeout(self._timeout_s), self._pool.connection() as connection:
+            await connection.execute("SELECT 1")
+
+    async def _supervise(self) -> None:
+        """Connect, watch, and start again for as long as the server lives."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                connection = await self._connect()
+                try:
+                    await self._prepare(connection)
+                    self._mark("ready", None)
+                    retry_s = FIRST_RETRY_S
+                    await self._watch(connection)
+                finally:
+                    await connection.close()
+            except _FAILURES as error:
+                self._mark("down", _safe_reason(error), detail=str(error))
+            await asyncio.sleep(retry_s * random.uniform(0.8, 1.2))  # noqa: S311  (replicas should not knock together)
+            retry_s = min(retry_s * 2, MAX_RETRY_S)
+
+    async def _connect(self) -> AsyncConnection[DictRow]:
+        if self._embedded is not None:
+            self._uri = await asyncio.to_thread(self._embedded.join)
+        return await AsyncConnection.connect(
+            self._uri, autocommit=True, row_factory=dict_row, **self._connection_options()
+        )
+
+    async def _prepare(self, connection: AsyncConnection[DictRow]) -> None:
+        version = connection.info.server_version
+        if version < MIN_SERVER_VERSION:
+            raise MigrationFailedError(f"PostgreSQL {version // 10000} is too old: 15 or later is needed")
+        if not is_current(await find_version(connection)):
+            await asyncio.to_thread(migrate, self._uri, self._connect_timeout_s)
+        await self._pool.open()
+        # After an outage: throw away the connections it broke, before anyone meets them.
+        await self._pool.check()
+
+    async def _watch(self, connection: AsyncConnection[DictRow]) -> None:
+        """Returns by raising, when the database stops answering. Its own connection: a busy pool is not an outage."""
+        while True:
+            await asyncio.sleep(PROBE_S)
+            async with asyncio.timeout(self._timeout_s):
+                await connection.execute("SELECT 1")
+
+    def _mark(self, state: DatabaseState, reason: str | None, *, detail: str | None = None) -> None:
+        changed = state != self._state or reason != self._reason
+        self._state, self._reason = state, reason
+        if state == "ready":
+            self._ready.set()
+        else:
+            self._ready.clear()
+        if changed and detail is not None:
+            logger.warning("the database is down", extra={"reason": detail})
+        elif changed:
+            logger.info("the database is %s", state)
+
+    def _supervisor_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._mark("down", "the database's supervisor stopped")
+            logger.error("the database's supervisor stopped", exc_info=error)
+
+    def _current_uri(self) -> str:
+        return self._uri
+
+    @property
+    def _connect_timeout_s(self) -> int:
+        return max(2, math.ceil(self._timeout_s))  # libpq knows whole seconds, two at least.
+
+    def _connection_options(self) -> dict[str, Any]:
+        """What the address leaves open: a network that swallows packets must be noticed within seconds."""
+        defaults: dict[str, Any] = {
+            "connect_timeout": self._connect_timeout_s,
+            "application_name": "routeur",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 15_000,
+        }
+        chosen = conninfo_to_dict(self._uri)
+        return {name: value for name, value in defaults.items() if name not in chosen}
+
+
+def _libpq_uri(url: str) -> str:
+    """The address for libpq, from what people paste: `postgresql+asyncpg://` names a driver libpq does not know."""
+    uri = re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", url)
+    try:
+        conninfo_to_dict(uri)
+    except psycopg.Error:
+        # Without the cause: it may quote the password.
+        raise ConfigurationError("DATABASE_URL: not an address of a PostgreSQL database (postgresql://…)") from None
+    return uri
+
+
+def _safe_reason(error: BaseException) -> str:
+    match error:
+        case MigrationFailedError():
+            return "the database answers but its schema could not be brought up to date"
+        case EmbeddedPostgresError():
+            return "the embedded PostgreSQL does not start"
+        case _:
+            return "the database does not answer"
