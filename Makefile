@@ -27,7 +27,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format $(TREES)
 	$(BIN)/ruff check --fix $(TREES)
 
-bench: .venv/.installed
+bench: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.run
 
 # Resolve the requirements anew; every version and hash, for all supported Pythons and platforms.

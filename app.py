@@ -47,6 +47,8 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         # What the start made lives as long as the process: without this, each full collection walks all of it again.
         gc.collect()
         gc.freeze()
+        # A run makes some thousand short-lived objects; looking for cycles after every 700 costs a tenth of its CPU.
+        gc.set_threshold(20_000, 20, 20)
         with draining_on_sigterm(services):
             yield
         if services.local_runtime is not None:
@@ -65,7 +67,11 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         app.include_router(door.router)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"]
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After"],
         )
     app.add_middleware(RequestBounds, max_body_bytes=settings.max_body_bytes)
     return app
@@ -119,4 +125,4 @@ def create_worker_app() -> FastAPI:
 if __name__ == "__main__":
     from api.command_line import main
 
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], create_app))

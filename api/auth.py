@@ -40,7 +40,7 @@ async def issue_token(
     request: Request, services: CurrentServices, authorization: Annotated[str | None, Header()] = None
 ) -> dict[str, Any]:
     """A token for later calls. In development no credential is asked; elsewhere an API key is required."""
-    key = _bearer_of(authorization) or await _key_in_body(request)
+    key = _bearer_of(authorization) or await _key_in_body(request, anything_goes=services.settings.is_development)
     subject = services.authenticator.subject_of_api_key(key) if key else None
     if subject is None and (key or not services.settings.is_development):
         raise Unauthorized(_refusal(services, key))
@@ -82,12 +82,21 @@ def _bearer_of(authorization: str | None) -> str | None:
     return None
 
 
-async def _key_in_body(request: Request) -> str | None:
+async def _key_in_body(request: Request, *, anything_goes: bool) -> str | None:
     """The key in a JSON or form body; `None` without one. In development clients may post anything, or nothing."""
+    try:
+        return await _find_key(request)
+    except BadRequest:
+        if anything_goes:
+            return None
+        raise
+
+
+async def _find_key(request: Request) -> str | None:
     content = await request.body()
     if not content.strip():
         return None
-    if request.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
+    if request.headers.get("Content-Type", "").lower().startswith("application/x-www-form-urlencoded"):
         form = dict(parse_qsl(content.decode("utf-8", "replace")))
         if form.get("grant_type", "client_credentials") != "client_credentials":
             raise BadRequest(f"grant_type: {form['grant_type'][:80]!r}; only client_credentials is served")

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -10,9 +10,9 @@ import uvicorn
 from config.catalogue import Catalogue, ModelEntry, load_catalogue
 from config.settings import Settings, load_settings
 from core import embedded_postgres
-from core.security import create_authenticator
+from core.logging import configure_logging
 from domain.errors import ConfigurationError, RouteurError
-from services.llm.factory import create_local_runtime, local_entry
+from services.llm.factory import local_entry
 from services.local_models.progress import TerminalProgress
 from services.local_models.weights import fetch_weights, find_weights
 
@@ -20,11 +20,17 @@ LAST_RESORT_S = 5
 """After the grace period every run has been ended; what still holds a connection then is cut by the HTTP server."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a command; problems of configuration are one line, not a traceback."""
+def main(arguments: Sequence[str], check: Callable[[Settings], object]) -> int:
+    """Run a command; problems of configuration are one line, not a traceback.
+
+    `check` builds what a worker builds, and raises `ConfigurationError`: workers that cannot start would be
+    started again for ever.
+    """
     parsed = _parser().parse_args(arguments or ["serve"])
     try:
         settings = load_settings()
+        parsed.check = check
+        configure_logging(settings.log_level)
         status: int = parsed.command(settings, parsed)
     except (ConfigurationError, RouteurError) as error:
         print(f"routeur: {error}", file=sys.stderr)
@@ -62,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
     catalogue = load_catalogue()
     # What does not hold is said before anything is fetched or bound.
-    create_authenticator(settings)
-    create_local_runtime(catalogue, settings)
+    parsed.check(settings)
     entry = local_entry(catalogue, settings)
     if getattr(parsed, "fetch", False) and entry is not None and settings.local_base_url is None:
         try:
@@ -85,6 +90,7 @@ def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=round(settings.shutdown_grace_s) + LAST_RESORT_S,
         app_dir=str(Path(__file__).parent.parent),

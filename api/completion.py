@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Request
 from starlette.responses import Response
 
-from api.deps import CurrentPrincipal, CurrentServices
+from api.deps import CurrentServices, CurrentToken
 from api.errors import request_id_of
 from api.run_response import StreamedAnswer, WholeAnswer
 from api.schemas import (
@@ -41,14 +41,14 @@ MAX_LABEL_CHARS = 512
 async def complete(
     body: Annotated[CompletionBody, Body(openapi_examples=COMPLETION_EXAMPLES)],
     request: Request,
-    principal: CurrentPrincipal,
+    caller: CurrentToken,
     services: CurrentServices,
 ) -> Response:
     """Runs the agent on the message, and answers whole or as a stream.
 
     Either form ends with what the run consumed: tokens by model, latency, price in EUR, emissions, equivalences.
     """
-    run = _run_request(body, principal, request_id_of(request), services.settings)
+    run = _run_request(body, caller.principal, request_id_of(request), services.settings)
     if body.stream:
         return StreamedAnswer(services.completion, run, services.settings.sse_ping_s)
     return WholeAnswer(services.completion, run)
@@ -94,6 +94,6 @@ def _refuse_what_does_not_work_yet(body: CompletionBody) -> None:
     if body.resume is not None:
         raise NotSupportedYet("resume: no agent interrupts its run yet")
     if body.cache is not None and body.cache is not False:
-        raise NotSupportedYet(f"cache: {body.cache!r}: answers are not cached yet; send false or leave it out")
+        raise NotSupportedYet("cache: answers are not cached yet; send false or leave it out")
     if body.sources:
         raise NotSupportedYet("sources: projects hold no documents yet; send [] or leave it out")

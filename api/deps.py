@@ -10,7 +10,6 @@ from config.settings import Settings
 from core.database import Database
 from core.security import Authenticator, VerifiedToken
 from domain.errors import Unauthorized
-from domain.principals import Principal
 from services.agent_registry import Agents
 from services.completion import CompletionService
 from services.ledger import Ledger
@@ -39,22 +38,19 @@ async def services_of(request: Request) -> Services:
     return services
 
 
-_bearer = HTTPBearer(auto_error=False, description="A token of POST /auth/token, or an API key")
+class BearerCredential(HTTPBearer):
+    """The caller's credential, checked. One dependency and not a chain: each link costs 15 µs a request."""
 
+    def __init__(self) -> None:
+        super().__init__(description="A token of POST /auth/token, or an API key")
 
-async def verified_token(request: Request, _: Annotated[object, Depends(_bearer)]) -> VerifiedToken:
-    """The caller's credential, checked; raises `Unauthorized`."""
-    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not credential.strip():
-        raise Unauthorized("send `Authorization: Bearer <token or API key>`; POST /auth/token gives a token")
-    return (await services_of(request)).authenticator.verify(credential.strip())
-
-
-async def current_principal(verified: Annotated[VerifiedToken, Depends(verified_token)]) -> Principal:
-    """Who is calling."""
-    return verified.principal
+    async def __call__(self, request: Request) -> VerifiedToken:  # type: ignore[override]  # Verified, and never `None`.
+        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not credential.strip():
+            raise Unauthorized("send `Authorization: Bearer <token or API key>`; POST /auth/token gives a token")
+        services: Services = request.app.state.services
+        return services.authenticator.verify(credential.strip())
 
 
 CurrentServices = Annotated[Services, Depends(services_of)]
-CurrentToken = Annotated[VerifiedToken, Depends(verified_token)]
-CurrentPrincipal = Annotated[Principal, Depends(current_principal)]
+CurrentToken = Annotated[VerifiedToken, Depends(BearerCredential())]

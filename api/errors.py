@@ -10,11 +10,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.json_response import json_response
-from domain.errors import InternalError, ProviderError, RouteurError
+from domain.errors import InternalError, ProviderError, RouteurError, UnsupportedMedia
 
 logger = logging.getLogger("routeur.api")
 
-CODES_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 406: "not_acceptable", 413: "payload_too_large"}
+CODES_OF_STATUS = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable"}
+UNREADABLE_BODY = "body: it cannot be read as JSON in UTF-8"
 RETRY_LATER_S = "5"
 
 
@@ -52,6 +53,9 @@ async def _routeur_error(request: Request, error: Exception) -> Response:
 async def _invalid_body(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
+    if any(isinstance(problem.get("input"), bytes) for problem in error.errors()):
+        # FastAPI leaves a body that is not declared as JSON as it came.
+        return await _routeur_error(request, _not_json(request))
     problems = [_field_problem(problem) for problem in error.errors()]
     message = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems)
     return error_answer(400, "invalid_request", message, request_id_of(request), detail=problems)
@@ -60,19 +64,33 @@ async def _invalid_body(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if isinstance(error.__cause__, RouteurError):
+        # FastAPI covers whatever ends its reading of a body, such as our limit on its size.
+        return await _routeur_error(request, error.__cause__)
     code = CODES_OF_STATUS.get(error.status_code, "http_error")
-    message = str(error.detail)
+    message = UNREADABLE_BODY if error.status_code == 400 else str(error.detail)
     if error.status_code in {404, 405}:
-        message = f"{message}: {request.method} {request.url.path[:200]}; the routes are listed at /docs"
+        # Not `request.url`: it is made of the Host header, which may be anything.
+        path = str(request.scope["path"])[:200]
+        message = f"{message}: {request.method} {path}; the routes are listed at /docs"
     response = error_answer(error.status_code, code, message, request_id_of(request))
     response.headers.update(error.headers or {})
     return response
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id_of(request)})
-    message = f"the server failed; its log says why (request {request_id_of(request)})"
-    return error_answer(InternalError.status, InternalError.code, message, request_id_of(request))
+    request_id = request_id_of(request)
+    logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id})
+    message = f"the server failed; its log says why (request {request_id})"
+    response = error_answer(InternalError.status, InternalError.code, message, request_id)
+    # Starlette calls this handler outside of every middleware: the one that adds the id never sees the answer.
+    response.headers["X-Request-ID"] = request_id
+    return response
+
+
+def _not_json(request: Request) -> UnsupportedMedia:
+    sent = request.headers.get("Content-Type")
+    return UnsupportedMedia(f"Content-Type: {(sent or 'none')[:80]!r}; send the body as application/json")
 
 
 def _field_problem(problem: Any) -> dict[str, Any]:

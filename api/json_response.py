@@ -1,5 +1,6 @@
 """JSON answers, encoded by orjson."""
 
+import json
 from typing import Any
 
 import orjson
@@ -8,4 +9,12 @@ from starlette.responses import Response
 
 def json_response(content: Any, status: int = 200) -> Response:
     """The content as a JSON answer."""
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    return Response(_encoded(content), status_code=status, media_type="application/json")
+
+
+def _encoded(content: Any) -> bytes:
+    try:
+        return orjson.dumps(content)
+    except TypeError:
+        # Half a surrogate pair, in a field's name that is told back to its sender or in an agent's own text.
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")

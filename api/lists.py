@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from api.deps import CurrentPrincipal, CurrentServices
+from api.deps import CurrentServices, CurrentToken
 from api.schemas import UNAUTHORIZED, answers, error_example
 from config.catalogue import ListPrice, ModelEntry
 from domain.errors import NotFound, UnknownAgent
@@ -40,14 +40,14 @@ AGENT_EXAMPLE = {
 
 
 @router.get("/models", summary="List the models", responses=answers(MODEL_EXAMPLE) | UNAUTHORIZED)
-async def list_models(services: CurrentServices, _: CurrentPrincipal) -> dict[str, Any]:
+async def list_models(services: CurrentServices, _: CurrentToken) -> dict[str, Any]:
     """Every model of the catalogue, and whether it can serve now. Nothing is called to find out."""
     models = [_model(model, services.router) for model in services.router.catalogue.models]
     return {"models": models, "total": len(models)}
 
 
 @router.get("/agents", summary="List the agents", responses=answers(AGENT_EXAMPLE) | UNAUTHORIZED)
-async def list_agents(services: CurrentServices, _: CurrentPrincipal) -> dict[str, Any]:
+async def list_agents(services: CurrentServices, _: CurrentToken) -> dict[str, Any]:
     """Every agent, and whether it can be called."""
     agents = [_agent(agent) for agent in services.agents.all()]
     return {"agents": agents, "total": len(agents)}
@@ -67,7 +67,7 @@ async def list_agents(services: CurrentServices, _: CurrentPrincipal) -> dict[st
         **UNAUTHORIZED,
     },
 )
-async def draw_agent(name: str, request: Request, services: CurrentServices, _: CurrentPrincipal) -> Response:
+async def draw_agent(name: str, request: Request, services: CurrentServices, _: CurrentToken) -> Response:
     """The agent's graph, drawn as Mermaid text."""
     try:
         graph = services.agents.get_graph_or_raise(name)

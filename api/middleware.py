@@ -1,7 +1,9 @@
 """What happens to every request before its door: an id, and a bound on its body. Pure ASGI."""
 
+import asyncio
 import os
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +12,10 @@ from api.errors import error_answer
 from domain.errors import PayloadTooLarge
 
 REQUEST_ID_HEADER = b"x-request-id"
+CLOSE = (b"connection", b"close")
 MAX_REQUEST_ID = 128
+LINGER_S = 2.0
+"""How long the rest of a refused body is still taken in."""
 
 
 class RequestBounds:
@@ -29,41 +34,50 @@ class RequestBounds:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         id_header = (REQUEST_ID_HEADER, request_id.encode())
+        body = _Counted(receive, self._max_body_bytes)
 
-        async def send_with_id(message: Message) -> None:
+        async def send_bounded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], id_header]
+                message["headers"] = [*message["headers"], id_header, *([CLOSE] if body.is_too_large else [])]
+            elif body.is_too_large and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await body.drain()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
+        app = self._app
         if _declared_length(headers.get(b"content-length")) > self._max_body_bytes:
-            await self._refusal(request_id)(scope, receive, send_with_id)
-            return
-        await self._app(scope, _Counted(receive, self._max_body_bytes), send_with_id)
-
-    def _refusal(self, request_id: str) -> ASGIApp:
-        answer = error_answer(413, PayloadTooLarge.code, _too_large(self._max_body_bytes), request_id)
-        # The rest of the body is not read: the connection cannot be used again.
-        answer.headers["Connection"] = "close"
-        return answer
+            body.is_too_large = True
+            app = error_answer(413, PayloadTooLarge.code, _too_large(self._max_body_bytes), request_id)
+        await app(scope, body, send_bounded)
 
 
 class _Counted:
-    """Receives a body that declared no length, and stops at the limit."""
+    """Receives a body, which may have declared no length, and stops at the limit."""
 
-    __slots__ = ("_left", "_limit", "_receive")
+    __slots__ = ("_left", "_limit", "_receive", "is_too_large")
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._limit = limit
         self._left = limit
+        self.is_too_large = False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
+                self.is_too_large = True
                 raise PayloadTooLarge(_too_large(self._limit))
         return message
+
+    async def drain(self) -> None:
+        """Take in the rest of a refused body: closing on a client that still sends would destroy the answer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while (await self._receive()).get("more_body", False):
+                    pass
 
 
 def _too_large(limit: int) -> str:

@@ -53,21 +53,18 @@ class NativeEvents:
     def last(self, request: RunRequest, finished: Finished, error: RouteurError | None) -> bytes:
         """The last event: everything the run consumed, and what went wrong if something did."""
         usage = finished.report.usage
-        event: dict[str, Any] = {
-            "content": "",
-            "done": True,
-            "metadata": {
-                "model": finished.model,
-                "agent": self._agent,
-                "usage": usage_tokens(usage),
-                "usage_by_model": usage_by_model(finished.report),
-                "message_count": finished.message_count,
-                **_metadata(request, finished),
-            },
+        metadata = {
+            "model": finished.model,
+            "agent": self._agent,
+            "usage": usage_tokens(usage),
+            "usage_by_model": usage_by_model(finished.report),
+            "message_count": finished.message_count,
+            **_metadata(request, finished),
         }
+        failure = b""
         if error is not None:
-            event["error"] = {"code": error.code, "message": error.message}
-        return b"data: " + _json(event) + b"\n\n"
+            failure = b', "error": ' + _json({"code": error.code, "message": error.message})
+        return b'data: {"content": "", "done": true, "metadata": ' + orjson.dumps(metadata) + failure + b"}\n\n"
 
 
 def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:

@@ -80,14 +80,21 @@ class StreamedAnswer(_RunResponse):
         self._ping_s = ping_s
         self._started = False
         self._sent_at = 0.0
+        self._loop: asyncio.AbstractEventLoop
+        self._timer: asyncio.TimerHandle | None = None
+        self._ping: asyncio.Task[None] | None = None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pings = asyncio.create_task(self._keep_open(send), name="pings")
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._timer = self._loop.call_later(self._ping_s, self._look_for_silence, send)
         try:
             await self._pump(send)
         finally:
-            pings.cancel()
-            await asyncio.gather(pings, return_exceptions=True)
+            self._timer.cancel()
+            if self._ping is not None:
+                self._ping.cancel()
+                await asyncio.gather(self._ping, return_exceptions=True)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pump(self, send: Send) -> None:
@@ -108,19 +115,19 @@ class StreamedAnswer(_RunResponse):
                     case _:
                         pass
 
-    async def _keep_open(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        self._sent_at = loop.time()
-        while True:
-            await asyncio.sleep(self._sent_at + self._ping_s - loop.time())
-            if loop.time() - self._sent_at >= self._ping_s:
-                await self._send(send, PING)
+    def _look_for_silence(self, send: Send) -> None:
+        """A timer and not a task: most streams are never silent for that long."""
+        silent_s = self._loop.time() - self._sent_at
+        if silent_s >= self._ping_s:
+            self._ping = self._loop.create_task(self._send(send, PING), name="ping")
+            silent_s = 0.0
+        self._timer = self._loop.call_later(self._ping_s - silent_s, self._look_for_silence, send)
 
     async def _send(self, send: Send, body: bytes) -> None:
         if not self._started:
             self._started = True
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
-        self._sent_at = asyncio.get_running_loop().time()
+        self._sent_at = self._loop.time()
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 

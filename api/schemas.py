@@ -2,8 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+
+def _whole_characters(text: str) -> str:
+    """JSON's escapes can write half of a surrogate pair, which no provider and no UTF-8 can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half of a surrogate pair at position {error.start}; send whole characters") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
@@ -15,13 +26,13 @@ class HistoryMessage(_Body):
     """One earlier message of the conversation."""
 
     role: Literal["user", "assistant", "system"]
-    content: str
+    content: Text
 
 
 class CompletionBody(_Body):
     """What `POST /completion` takes. Fields that the server does not know are refused by name."""
 
-    message: str = Field(description="The new message of the user.")
+    message: Text = Field(description="The new message of the user.")
     model: Name | None = Field(default=None, description="A model or an alias of GET /models; absent: the default.")
     agent: Name = Field(default="V2", description="An agent of GET /agents.")
     stream: bool = Field(default=False, description="Answer as server-sent events.")
@@ -31,7 +42,7 @@ class CompletionBody(_Body):
     project_id: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
     sources: list[str] | None = Field(default=None, description="Not available yet: leave it out or empty.")
     events: bool = Field(default=False, description="When streaming, also send typed progress events.")
-    metadata: dict[str, str] | None = Field(default=None, description="Your own labels for the run's trace.")
+    metadata: dict[Text, Text] | None = Field(default=None, description="Your own labels for the run's trace.")
     thread_id: Any = Field(default=None, description="Not available yet: send conversation_history.")
     resume: Any = Field(default=None, description="Not available yet.")
     cache: Any = Field(default=None, description="Only false for now: nothing is cached.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 END_OF_BODY = b"\r\n0\r\n\r\n"
@@ -51,11 +52,11 @@ async def run_load(target: Target, *, requests: int, concurrency: int) -> Outcom
     return outcome
 
 
-async def _worker(target: Target, left: "iter[int]", outcome: Outcome) -> None:  # type: ignore[valid-type]
+async def _worker(target: Target, left: Iterator[int], outcome: Outcome) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port, limit=2**20)
     request = target.request()
     try:
-        for _ in left:  # type: ignore[attr-defined]
+        for _ in left:
             started = time.perf_counter()
             writer.write(request)
             if target.is_stream:

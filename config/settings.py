@@ -3,8 +3,9 @@
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.errors import ConfigurationError
@@ -19,7 +20,12 @@ class Settings(BaseSettings):
     """Every setting, its safe default, and its meaning (`.env.example` repeats them in a line each)."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     environment: str = "development"
@@ -84,6 +90,30 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("openai_base_url", "mistral_base_url", "local_base_url")
+    @classmethod
+    def _is_http_address(cls, value: str | None) -> str | None:
+        """Without the value in the message: an address may carry a password."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0 or parts.query:
+            raise ValueError("must be an address like https://api.example.com/v1")
+        return value
+
+    @field_validator("cpu_watts_max")
+    @classmethod
+    def _is_above_min(cls, value: float, info: ValidationInfo) -> float:
+        least = info.data.get("cpu_watts_min")
+        if least is not None and value < least:
+            raise ValueError(f"must not be less than CPU_WATTS_MIN={least:g}")
+        return value
+
     @property
     def is_development(self) -> bool:
         return self.environment == "development"
@@ -94,7 +124,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])).upper()}: {p['msg']}" for p in error.errors()]
+        problems = [f"{'.'.join(map(str, p['loc'])).upper()}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
         raise ConfigurationError("; ".join(problems)) from error
 
 

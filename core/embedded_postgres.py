@@ -151,11 +151,12 @@ class EmbeddedPostgres:
         self._open_path_for_system_user()
         # Left by a server that was killed. PostgreSQL itself looks at the pid alone: one that another program now
         # has would stop it. Its shared memory still protects the folder from a second server.
+        socket_dir = self._private_socket_dir()
         stale = self.directory / "postmaster.pid"
         if stale.exists():
             stale.unlink()
+            (socket_dir / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
             wait_for_orphans(self.directory, ORPHANS_TIMEOUT_S)
-        socket_dir = self._private_socket_dir()
         options = f"-h '' -p 5432 -k {shlex.quote(str(socket_dir))} -c unix_socket_permissions=0700"
         log = str(self.directory / "log")
         arguments = ("-w", "-t", str(START_TIMEOUT_S), "-o", options, "-l", log, "-D", str(self.directory), "start")
@@ -225,9 +226,11 @@ class EmbeddedPostgres:
         if made is not None:
             ensure_user_exists(SYSTEM_USER)
             shutil.chown(made, SYSTEM_USER, SYSTEM_USER)
-        ensure_prefix_permissions(made or self.directory)
-        ensure_prefix_permissions(binaries())
-        if made is not None:
+        # On a read-only system nothing can be opened, nor need be in most of them; else PostgreSQL itself will say.
+        with contextlib.suppress(OSError):
+            ensure_prefix_permissions(made or self.directory)
+        with contextlib.suppress(OSError):
+            ensure_prefix_permissions(binaries())
             ensure_folder_permissions(binaries().parent, stat.S_IRGRP | stat.S_IROTH | stat.S_IXGRP | stat.S_IXOTH)
 
     def _socket_dir(self) -> Path:

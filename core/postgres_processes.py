@@ -36,7 +36,7 @@ def find_postmaster(directory: Path) -> Postmaster | None:
 
 def wait_for_orphans(directory: Path, timeout_s: float) -> None:
     """A killed postmaster's children end by themselves, within a moment; until then no new one may start."""
-    import psutil  # type: ignore[import-untyped]  # It ships no types.
+    import psutil
 
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -26,6 +26,8 @@ KNOWN_DEFAULT_SECRETS = frozenset(
 )
 MAX_TOKEN_CHARS = 8_192
 MAX_REMEMBERED = 10_000
+SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""A key as long as the digest, or longer (RFC 7518, section 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Authenticator:
             )
         except jwt.ExpiredSignatureError as error:
             raise Unauthorized("the token has expired: ask POST /auth/token for a new one") from error
-        except (jwt.InvalidTokenError, ValueError) as error:
+        except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized("the credential is neither a token of this server nor a known API key") from error
         return VerifiedToken(Principal(subject=str(claims["sub"])), claims, float(claims["exp"]))
 
@@ -112,6 +114,10 @@ def _of_api_key(subject: str) -> VerifiedToken:
 
 def create_authenticator(settings: Settings) -> Authenticator:
     """The authenticator of these settings; refuses to start outside development without a proper secret."""
+    if not settings.is_development and "*" in settings.cors_origins:
+        raise ConfigurationError(
+            f"CORS_ORIGINS must not contain * with ENVIRONMENT={settings.environment}: name the origins"
+        )
     return Authenticator(
         _secret_of(settings),
         algorithm=settings.jwt_algorithm,
@@ -122,26 +128,34 @@ def create_authenticator(settings: Settings) -> Authenticator:
 
 def _secret_of(settings: Settings) -> str:
     secret = settings.jwt_secret_key.get_secret_value() if settings.jwt_secret_key else None
+    needed = SECRET_BYTES[settings.jwt_algorithm]
     if settings.is_development and secret is None:
-        return _secret_of_this_install(settings.data_dir / "jwt_secret")
+        return _secret_of_this_install(settings.data_dir / "jwt_secret", needed)
     place = f"with ENVIRONMENT={settings.environment}" if not settings.is_development else "even in development"
     if secret is None:
-        raise ConfigurationError(
-            f"JWT_SECRET_KEY must be set {place}: a random string of {MIN_SECRET_BYTES} bytes or more"
-        )
+        raise ConfigurationError(f"JWT_SECRET_KEY must be set {place}: a random string of {needed} bytes or more")
     if secret.lower() in KNOWN_DEFAULT_SECRETS:
         raise ConfigurationError(f"JWT_SECRET_KEY must not be a well-known default {place}")
-    if len(secret.encode()) < MIN_SECRET_BYTES:
+    has = len(secret.encode())
+    if has < needed:
         raise ConfigurationError(
-            f"JWT_SECRET_KEY must have {MIN_SECRET_BYTES} bytes or more {place}; it has {len(secret.encode())}"
+            f"JWT_SECRET_KEY must have {needed} bytes or more for {settings.jwt_algorithm} {place}; it has {has}"
         )
-    if not settings.is_development and "*" in settings.cors_origins:
-        raise ConfigurationError(f"CORS_ORIGINS must not contain * {place}: name the origins")
     return secret
 
 
-def _secret_of_this_install(path: Path) -> str:
+def _secret_of_this_install(path: Path, needed: int) -> str:
     """The random secret of a development install: made once, shared by its workers, readable by its owner only."""
+    try:
+        secret = _read_or_make_secret(path)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"DATA_DIR: {path} cannot be made or read: {error}") from error
+    if len(secret) < needed:
+        raise ConfigurationError(f"DATA_DIR: {path} holds less than {needed} characters: remove it, a new one is made")
+    return secret
+
+
+def _read_or_make_secret(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     candidate = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     descriptor = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -162,6 +176,8 @@ def _api_keys(entries: tuple[str, ...]) -> Mapping[str, str]:
     keys: dict[str, str] = {}
     for position, entry in enumerate(entries, 1):
         subject, separator, key = entry.partition(":")
+        if key in keys:
+            raise ConfigurationError(f"API_KEYS: entry {position} repeats the key of {keys[key]!r}")
         if not separator or not subject or len(key) < MIN_SECRET_BYTES:
             raise ConfigurationError(
                 f"API_KEYS: entry {position} must be `subject:key` with a key of {MIN_SECRET_BYTES} characters or more"

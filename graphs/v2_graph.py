@@ -8,10 +8,9 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from services.agent_registry import agent_registry
 
 SYSTEM_PROMPT = (
-    "You are a helpful and precise assistant. Answer in the language of the user's last message. "
-    "When you do not know, say so. "
-    "Tu es un assistant utile et précis. Réponds en français si l'on t'écrit en français."
+    "Tu es un assistant utile et précis. Réponds dans la langue de l'utilisateur. Si tu ne sais pas, dis-le."
 )
+"""In French, for the smallest local model follows the language of its instructions; larger ones follow the user's."""
 
 
 def create_v2_graph(llm: Any) -> StateGraph[Any]:

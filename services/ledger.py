@@ -7,9 +7,10 @@ dropped and counted.
 import asyncio
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ logger = logging.getLogger("routeur.ledger")
 
 ADOPT_S = 30.0  # A sibling killed with -9 leaves its rows to whoever looks next.
 RETRY_S = 1.0
+POLL_S = 0.1
 WRITE_TIMEOUT_S = 30.0
 STOP_S = 5.0
 
@@ -138,15 +140,15 @@ class Ledger:
             await self._pause(self._flush_s)
         elif self._database.state == "ready":
             await self._pause(RETRY_S if self._last_error else self._flush_s)
-        else:
-            await self._pause(RETRY_S)
+        elif not self._stopping:
+            await self._database.wait_ready(POLL_S)
 
     async def _pause(self, seconds: float) -> None:
         """A sleep that `stop` cuts short."""
-        for _ in range(max(1, round(seconds / 0.1))):
+        for _ in range(max(1, round(seconds / POLL_S))):
             if self._stopping:
                 return
-            await asyncio.sleep(min(seconds, 0.1))
+            await asyncio.sleep(min(seconds, POLL_S))
 
     async def _write_pending(self) -> None:
         """Every row pending now, in batches read from disk: memory stays bounded whatever waits."""
@@ -224,10 +226,26 @@ def _encode(record: RunRecord) -> bytes:
     try:
         return orjson.dumps(record, default=_plain, option=orjson.OPT_NAIVE_UTC | orjson.OPT_APPEND_NEWLINE)
     except TypeError:
-        # Half a surrogate pair in a name, a key that is no string: rare, and no reason to lose the row.
-        text = json.dumps(asdict(record), default=_plain, ensure_ascii=False, allow_nan=False)
-        return text.encode("utf-8", "replace") + b"\n"
+        # Half a surrogate pair in a name, a number beyond 64 bits: rare, and no reason to lose the row.
+        row = {field.name: _mend(getattr(record, field.name)) for field in fields(record)}
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
 def _plain(value: object) -> object:
     return dict(value) if isinstance(value, Mapping) else str(value)
+
+
+def _mend(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(_mend(key)): _mend(content) for key, content in value.items()}
+        case list() | tuple():
+            return [_mend(item) for item in value]
+        case None | int():
+            return value
+        case _:
+            return str(value)

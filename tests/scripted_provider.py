@@ -26,11 +26,12 @@ ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Answer with this status and body instead of a stream."""
+    """Answer with this status and body instead of a stream; the body in two writes when `in_halves`."""
 
     status: int
     body: Any = None
     headers: tuple[tuple[str, str], ...] = ()
+    in_halves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,10 @@ def call_tool(name: str, *fragments: str, call_id: str = "call_1") -> list[Step]
     """A tool call: name and id in the first fragment, the arguments in pieces."""
     first = {"index": 0, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
     rest = ({"index": 0, "function": {"arguments": fragment}} for fragment in fragments)
-    return [chunk({"role": "assistant", "content": None, "tool_calls": [first]}), *(chunk({"tool_calls": [f]}) for f in rest)]
+    return [
+        chunk({"role": "assistant", "content": None, "tool_calls": [first]}),
+        *(chunk({"tool_calls": [f]}) for f in rest),
+    ]
 
 
 @dataclass(slots=True)
@@ -114,6 +118,8 @@ class ScriptedProvider:
     answering: int = 0
     scripts: list[list[Step]] = field(default_factory=list)
     repeat: bool = False
+    clients: set[Any] = field(default_factory=set)
+    """The addresses that requests came from: one a TCP connection."""
 
     def next_script(self) -> list[Step] | None:
         if self.repeat:
@@ -125,8 +131,12 @@ class ScriptedProvider:
 async def scripted_provider(*scripts: Sequence[Step], repeat: bool = False) -> AsyncIterator[ScriptedProvider]:
     """Serve the scripts in order, one a request; `repeat` plays the first one for ever."""
     provider = ScriptedProvider("", scripts=[list(script) for script in scripts], repeat=repeat)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await _answer(provider, request)
+
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", lambda request: _answer(provider, request))
+    app.router.add_post("/v1/chat/completions", answer)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -144,6 +154,7 @@ async def scripted_provider(*scripts: Sequence[Step], repeat: bool = False) -> A
 async def _answer(provider: ScriptedProvider, request: web.Request) -> web.StreamResponse:
     body = await request.json()
     provider.requests.append(body)
+    provider.clients.add(request.transport and request.transport.get_extra_info("peername"))
     if wrong := _complaints(request, body):
         provider.complaints += wrong
         return web.json_response({"error": {"message": "; ".join(wrong), "type": "invalid_request_error"}}, status=400)
@@ -164,8 +175,7 @@ async def _answer(provider: ScriptedProvider, request: web.Request) -> web.Strea
 async def _play(provider: ScriptedProvider, request: web.Request, script: list[Step]) -> web.StreamResponse:
     first = script[0] if script else None
     if isinstance(first, Status):
-        text = first.body if isinstance(first.body, str) else json.dumps(first.body)
-        return web.Response(status=first.status, text=text, headers=dict(first.headers), content_type="application/json")
+        return await _refuse(request, first)
     content_type = first.value if isinstance(first, ContentType) else "text/event-stream"
     response = web.StreamResponse(headers={"Content-Type": content_type})
     await response.prepare(request)
@@ -188,6 +198,21 @@ async def _play(provider: ScriptedProvider, request: web.Request, script: list[S
                         await response.write(b": still here\n\n")
             case _:
                 pass
+    await response.write_eof()
+    return response
+
+
+async def _refuse(request: web.Request, refusal: Status) -> web.StreamResponse:
+    body = (refusal.body if isinstance(refusal.body, str) else json.dumps(refusal.body)).encode()
+    response = web.StreamResponse(status=refusal.status, headers=dict(refusal.headers))
+    response.content_type = "application/json"
+    await response.prepare(request)
+    if refusal.in_halves:
+        half = len(body) // 2
+        await response.write(body[:half])
+        await asyncio.sleep(0.02)
+        body = body[half:]
+    await response.write(body)
     await response.write_eof()
     return response
 

@@ -65,7 +65,8 @@ class CallMeter:
         )
 
     def _counted(self, error: BaseException | None) -> tuple[TokenUsage, bool]:
-        if self._usage is not None:
+        # A count of nothing for an answer that came is not a count.
+        if self._usage is not None and (self._usage["output_tokens"] or not self._pieces):
             return _reported(self._usage), False
         if isinstance(error, NOTHING_WAS_SERVED) and self._first_s is None:
             return TokenUsage(0, 0), False

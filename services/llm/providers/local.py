@@ -41,7 +41,9 @@ class Local:
         if runtime is None:
             return
         base_url = await runtime.base_url(self.start_timeout_s)
-        adapter = self._adapters.setdefault(call.model.id, openai_adapter(call.model.name_on_wire, is_openai=False))
+        adapter = self._adapters.get(call.model.id)
+        if adapter is None:
+            adapter = self._adapters[call.model.id] = openai_adapter(call.model.name_on_wire, is_openai=False)
         endpoint = openai_endpoint(self.name, base_url, None, self.stall_timeout_s)
         try:
             async with (

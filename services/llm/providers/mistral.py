@@ -15,7 +15,7 @@ from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.llm.providers.openai_compatible import openai_endpoint
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.wire import stream_events
+from services.llm.providers.wire import reading_chunk, stream_events
 
 OUR_NAME_TO_MISTRALS = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
 FINISH_REASONS = {"model_length": "length"}
@@ -48,9 +48,10 @@ class Mistral:
             async for delta in deltas:
                 if isinstance(delta, list):
                     yield delta
-                else:
+                    continue
+                with reading_chunk(self.name):
                     chunk, place = _chunk(delta, place)
-                    yield chunk
+                yield chunk
 
     def _payload(self, call: ModelCall) -> dict[str, Any]:
         adapter = self._adapters.get(call.model.id)
@@ -61,9 +62,12 @@ class Mistral:
 
 
 def _adapter(wire_name: str) -> ChatMistralAI:
-    """The vendor's class as a builder of payloads: made without validation, so that it opens no connection pool."""
+    """The vendor's class as a builder of payloads: made without validation, so that it opens no connection pool.
+
+    What the caller did not ask for is left to Mistral: the class would send a temperature and a top_p of its own.
+    """
     no_client: Any = None
-    return ChatMistralAI.model_construct(model=wire_name, client=no_client, async_client=no_client)
+    return ChatMistralAI.model_construct(model=wire_name, client=no_client, async_client=no_client, temperature=None, top_p=None)
 
 
 def _parameters(call: ModelCall) -> Mapping[str, Any]:
@@ -83,7 +87,7 @@ def _chunk(parsed: dict[str, Any], place: tuple[int, str]) -> tuple[ChatGenerati
         return ChatGenerationChunk(message=message), place
     raw, index, index_type = _convert_chunk_to_message_chunk(parsed, AIMessageChunk, *place, None)
     reason = parsed["choices"][0].get("finish_reason")
-    info = {"finish_reason": FINISH_REASONS.get(reason, reason)} if reason else None
+    info = {"finish_reason": FINISH_REASONS.get(reason, reason), "model_name": parsed.get("model")} if reason else None
     # The vendor repeats these strings on every chunk, and LangChain joins them: they are sent once, by us.
     raw.response_metadata = {}
     return ChatGenerationChunk(message=raw, generation_info=info), (index, index_type)

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.wire import Endpoint, stream_events
+from services.llm.providers.wire import Endpoint, reading_chunk, stream_events
 
 
 @dataclass(slots=True)
@@ -85,7 +85,10 @@ async def stream_openai(
         async for delta in deltas:
             if isinstance(delta, list):
                 yield delta
-            elif (chunk := openai_chunk(adapter, delta)) is not None:
+                continue
+            with reading_chunk(endpoint.provider):
+                chunk = openai_chunk(adapter, delta)
+            if chunk is not None:
                 yield chunk
 
 

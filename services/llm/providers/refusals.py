@@ -1,6 +1,7 @@
 """What a provider's error answer means for the caller."""
 
 import email.utils
+import math
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 from domain.errors import BadRequest, ContextOverflow, ProviderRefused, RateLimitedByProvider, RouteurError
 
 MAX_ERROR_BYTES = 65_536
+NO_WORDS = "no readable message"
 OVERFLOW_MARKS = (
     "context_length_exceeded",
     "maximum context length",
@@ -23,7 +25,7 @@ OVERFLOW_MARKS = (
 async def refusal(provider: str, response: aiohttp.ClientResponse) -> RouteurError:
     """The error for an answer whose status is not 200. A refused credential never shows the provider's text."""
     status = response.status
-    body = await response.content.read(MAX_ERROR_BYTES)
+    body = await _body_of(response)
     message = _message_of(body)
     if status == 429:
         return RateLimitedByProvider(
@@ -49,25 +51,49 @@ async def refusal(provider: str, response: aiohttp.ClientResponse) -> RouteurErr
     )
 
 
-def _message_of(body: bytes) -> str:
+def words_of(parsed: Any) -> str:
     """The provider's message, in the shapes OpenAI, Mistral and Hugging Face use, cut to a line."""
-    try:
-        parsed: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return "no readable message"
-    if isinstance(parsed, dict):
-        error = parsed.get("error", parsed)
-        parsed = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
+    while isinstance(parsed, dict):
+        parsed = parsed.get("error") or parsed.get("message") or parsed.get("detail")
+    if not parsed:
+        return NO_WORDS
     text = parsed if isinstance(parsed, str) else orjson.dumps(parsed).decode()
-    return " ".join(text.split())[:300] or "no readable message"
+    return " ".join(text.split())[:300] or NO_WORDS
+
+
+async def _body_of(response: aiohttp.ClientResponse) -> bytes:
+    """The body up to a bound; what came of it when the connection breaks, for the status is known already."""
+    body = b""
+    try:
+        while len(body) < MAX_ERROR_BYTES and (part := await response.content.read(MAX_ERROR_BYTES - len(body))):
+            body += part
+    except aiohttp.ClientError:
+        pass
+    return body
+
+
+def _message_of(body: bytes) -> str:
+    try:
+        return words_of(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return NO_WORDS
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, given as seconds or as a date."""
+    """Seconds from a Retry-After header, given as seconds or as a date; `None` when it is neither."""
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        return max(0.0, email.utils.mktime_tz(parsed) - time.time()) if parsed else None
+        seconds = _seconds_until(value)
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _seconds_until(date: str) -> float:
+    """Not a number when it is not a date."""
+    try:
+        parsed = email.utils.parsedate_tz(date)
+        return email.utils.mktime_tz(parsed) - time.time() if parsed else math.nan
+    except (ValueError, OverflowError, IndexError):
+        return math.nan

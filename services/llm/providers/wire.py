@@ -15,8 +15,8 @@ import aiohttp
 import orjson
 
 from core.http_client import HttpClient
-from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
-from services.llm.providers.refusals import refusal
+from domain.errors import ProviderCut, ProviderStalled, ProviderUnreachable
+from services.llm.providers.refusals import refusal, words_of
 
 MAX_EVENT_BYTES = 4_000_000
 """An event longer than this is not an answer: the stream is given up before it fills the memory."""
@@ -27,7 +27,10 @@ MIN_RECHECK_S = 0.1
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
 
-FINISH_REASONS_OF_FAILURE = frozenset({"error"})
+TRIAL_CONTENT = "a content that stands nowhere else: 7d0c51"
+"""Put into a surrounding that is about to be learnt, to see it come out again as the content."""
+
+FINISH_REASONS_OF_FAILURE = ("error",)
 """Mistral closes an answer that it could not finish so."""
 
 
@@ -56,6 +59,8 @@ async def stream_events(
             while received := await watch.read():
                 for delta in decoder.feed(received):
                     yield delta
+                if decoder.failure is not None:
+                    raise decoder.failure
                 if decoder.done:
                     # Only the end of the body is left: reading it gives the connection back to the pool.
                     watch.allow(END_OF_BODY_S)
@@ -91,6 +96,8 @@ def _as_provider_errors(endpoint: Endpoint, decoder: "_Decoder") -> Iterator[Non
     provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
     try:
         yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise ProviderUnreachable(f"{provider} cannot be reached (no connection in time)", retryable=True) from error
     except TimeoutError as error:
         if not decoder.finished:
             raise ProviderStalled(f"{provider} sent nothing for {stall_s:g} s", retryable=True) from error
@@ -100,6 +107,16 @@ def _as_provider_errors(endpoint: Endpoint, decoder: "_Decoder") -> Iterator[Non
     except (aiohttp.ClientError, OSError) as error:
         if not decoder.finished:
             raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
+
+
+@contextmanager
+def reading_chunk(provider: str) -> Iterator[None]:
+    """While a vendor's class reads an object: what it cannot make sense of is the provider's fault, not the agent's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        problem = f"{provider} sent a chunk that cannot be read ({type(error).__name__})"
+        raise ProviderCut(problem, retryable=True) from error
 
 
 class _StallWatch:
@@ -146,22 +163,27 @@ class _StallWatch:
 
 def _check_is_event_stream(provider: str, response: aiohttp.ClientResponse) -> None:
     content_type = response.headers.get("Content-Type", "text/event-stream")
-    if not content_type.startswith("text/event-stream"):
+    if not content_type.lower().startswith("text/event-stream"):
         raise ProviderCut(f"{provider} answered {content_type[:80]!r} where an event stream was due", retryable=True)
 
 
 class _Decoder:
-    """Cuts bytes into events and events into deltas; remembers whether a finish reason was seen."""
+    """Cuts bytes into events and events into deltas; remembers whether a finish reason was seen.
 
-    __slots__ = ("_after", "_before", "_news", "_pending", "_provider", "done", "finished")
+    `failure` is what the provider did wrong: to be raised once the deltas that came before it have been passed on.
+    """
+
+    __slots__ = ("_after", "_before", "_candidate", "_news", "_pending", "_provider", "done", "failure", "finished")
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._pending = b""
         self._news = False
-        # What stood before and after the content in the last plain piece; see `_learn`.
+        # What stands before and after the content of a plain piece; see `_learn`.
         self._before = b""
         self._after = b""
+        self._candidate = (b"", b"")
+        self.failure: ProviderCut | None = None
         self.done = False
         self.finished = False
 
@@ -170,7 +192,7 @@ class _Decoder:
         news, self._news = self._news, False
         return news
 
-    def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:  # noqa: C901 - one loop on purpose: a call an event would cost as much as reading it
+    def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:
         """The deltas that these bytes complete: runs of text pieces joined in lists, rare objects between."""
         data = self._pending + received if self._pending else received
         if b"\r" in data:
@@ -178,9 +200,17 @@ class _Decoder:
             data = data.replace(b"\r\n", b"\n")
         events = data.split(b"\n\n")
         self._pending = events.pop()
-        if len(self._pending) > MAX_EVENT_BYTES:
-            raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
         deltas: list[list[str] | dict[str, Any]] = []
+        try:
+            self._read(events, deltas)
+            if len(self._pending) > MAX_EVENT_BYTES:
+                raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
+        except ProviderCut as failure:
+            self.failure = failure
+        return deltas
+
+    def _read(self, events: list[bytes], deltas: list[list[str] | dict[str, Any]]) -> None:  # noqa: C901 - one loop on purpose: a call an event would cost as much as reading it
+        """Add the events' deltas; those before a failure too."""
         texts: list[str] = []
         before, after = self._before, self._after
         for event in events:
@@ -190,41 +220,49 @@ class _Decoder:
                 except orjson.JSONDecodeError:
                     piece = None
                 if piece.__class__ is str:
+                    self._news = True
                     if piece:
+                        if not texts:
+                            deltas.append(texts)
                         texts.append(piece)
                     continue
             parsed = self._parse(event)
             if parsed is None:
                 continue
+            self._news = True
             piece = _plain_text(parsed)
             if piece is None:
                 self._note_rare(parsed)
-                if texts:
-                    deltas.append(texts)
-                    texts = []
                 deltas.append(parsed)
+                texts = []
                 continue
             self._learn(event, piece)
             before, after = self._before, self._after
             if piece:
+                if not texts:
+                    deltas.append(texts)
                 texts.append(piece)
-        if texts:
-            deltas.append(texts)
-        self._news = self._news or bool(deltas)
-        return deltas
 
     def _learn(self, event: bytes, piece: str) -> None:
         """Remember what surrounds the content of a plain piece: the next pieces mostly differ in nothing else.
 
         Sound because JSON is context-free: an event with the same bytes around another string literal is the same
-        object with another content. A provider whose events vary elsewhere is parsed whole, as before.
+        object with another content. That the literal is the content, and not its twin elsewhere in the object, is
+        tried out with a content that is nowhere else. A surrounding is learnt when it comes twice in a row: events
+        that vary elsewhere too (a padding, say) are parsed whole, without being tried each time.
         """
         before, mark, rest = event.partition(b'"content":')
         literal = orjson.dumps(piece)
         space = b" " if rest.startswith(b" ") else b""
-        if mark and rest.startswith(space + literal) and rest.count(b'"content":') == 0:
-            self._before = before + mark + space
-            self._after = rest[len(space) + len(literal) :]
+        if not mark or not rest.startswith(space + literal):
+            return
+        template = (before + mark + space, rest[len(space) + len(literal) :])
+        if template != self._candidate:
+            self._candidate = template
+            return
+        trial = self._parse(template[0] + orjson.dumps(TRIAL_CONTENT) + template[1])
+        if trial is not None and _plain_text(trial) == TRIAL_CONTENT:
+            self._before, self._after = template
 
     def _parse(self, event: bytes) -> dict[str, Any] | None:
         content = event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data_of(event)
@@ -251,9 +289,15 @@ class _Decoder:
 
     def _note_rare(self, parsed: dict[str, Any]) -> None:
         if error := parsed.get("error"):
-            raise _mid_stream_error(self._provider, error)
-        for choice in parsed.get("choices") or ():
-            reason = choice.get("finish_reason") if isinstance(choice, dict) else None
+            raise ProviderCut(f"{self._provider} failed in mid-answer: {words_of(error)}", retryable=True)
+        choices = parsed.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
+        for choice in choices:
+            if choice.get("delta") is None:
+                # Some leave it out of the last choice, and the vendors' readers then see no finish reason at all.
+                choice["delta"] = {}
+            reason = choice.get("finish_reason")
             if reason in FINISH_REASONS_OF_FAILURE:
                 raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
             self.finished = self.finished or bool(reason)
@@ -268,10 +312,10 @@ def _data_of(event: bytes) -> bytes:
 def _plain_text(parsed: dict[str, Any]) -> str | None:
     """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
     choices = parsed.get("choices")
-    if not choices or len(choices) != 1 or parsed.get("usage"):
+    if choices.__class__ is not list or len(choices) != 1 or parsed.get("usage"):
         return None
-    choice = choices[0]
     try:
+        choice = choices[0]
         if choice.get("finish_reason") is not None or choice.get("logprobs"):
             return None
         delta = choice["delta"]
@@ -283,8 +327,3 @@ def _plain_text(parsed: dict[str, Any]) -> str | None:
     except (AttributeError, KeyError, TypeError):
         return None
     return str(content)
-
-
-def _mid_stream_error(provider: str, error: Any) -> ProviderError:
-    message = error.get("message") if isinstance(error, dict) else error
-    return ProviderCut(f"{provider} failed in mid-answer: {str(message)[:300]}", retryable=True)

@@ -1,0 +1,219 @@
+"""The ledger's journal: rows on disk outlive the process, within bounds, and are adopted once."""
+
+import asyncio
+import dataclasses
+import errno
+import os
+import random
+import signal
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import orjson
+import pytest
+from tests.ledger_for_tests import (
+    MOMENT,
+    a_record,
+    arrived_ids,
+    files_in,
+    leave_journal,
+    log_arrivals,
+    opened,
+    stored_ids,
+    until,
+    until_written,
+)
+from tests.postgres_for_tests import (
+    Child,
+    Door,
+    _made_cluster,
+    data_dir,
+    database_url,
+    door,
+    postgres,
+    tmp_path,
+)
+
+from services import ledger_journal
+
+__all__ = ["_made_cluster", "data_dir", "database_url", "door", "postgres", "tmp_path"]  # Fixtures.
+
+
+RECORD_FOR_EVER = """
+import asyncio, sys
+from datetime import datetime, UTC
+from pathlib import Path
+from uuid import uuid4
+from config.settings import Settings
+from core.database import Database
+from domain.runs import RunRecord
+from services.ledger import Ledger
+
+async def main():
+    data_dir = Path(sys.argv[1])
+    database = Database(Settings(_env_file=None, data_dir=data_dir, database_url=sys.argv[2]))
+    ledger = Ledger(database, data_dir / "ledger", max_pending_bytes=64_000_000, flush_s=0.02)
+    await database.open()
+    await ledger.start()
+    while True:
+        run_id = uuid4()
+        ledger.record(RunRecord(run_id, datetime.now(UTC), "r", "s", None, "v1", None, "m", False, "succeeded", None,
+                                2, 1, 1, False, 0.1, None, None, None, None, None, ({"model": "m" * 200},)))
+        sys.stdout.write(f"{run_id}\\n")
+        sys.stdout.flush()
+        await asyncio.sleep(0.0005)
+
+asyncio.run(main())
+"""
+
+
+async def test_kill_9_at_any_moment_loses_no_acknowledged_row_and_doubles_none(
+    tmp_path: Path, database_url: str
+) -> None:
+    acknowledged: list[UUID] = []
+    for _ in range(10):
+        child = Child(RECORD_FOR_EVER, str(tmp_path), database_url)
+        first = await asyncio.to_thread(child.read_line)
+        await asyncio.sleep(random.uniform(0.0, 0.5))  # noqa: S311  (a moment to kill at)
+        child.process.send_signal(signal.SIGKILL)
+        rest, _ = await asyncio.to_thread(child.process.communicate)
+        # The last line may be half printed: that row's acknowledgement never arrived.
+        acknowledged += [UUID(line) for line in [first, *rest.splitlines()] if len(line) == 36]
+    assert len(acknowledged) > 100
+    async with opened(tmp_path, database_url) as (ledger, _):
+        await until(lambda: len(files_in(tmp_path)) == 2 and ledger.status().pending_rows == 0)
+    stored = stored_ids(database_url)
+    assert set(acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored))
+    assert files_in(tmp_path) == []
+
+
+async def test_rows_left_at_stop_are_written_by_the_next_start(tmp_path: Path, database_url: str) -> None:
+    log_arrivals(database_url)
+    left = [a_record() for _ in range(50)]
+    path = await leave_journal(tmp_path, left)
+    async with opened(tmp_path, database_url) as (ledger, _):
+        await until(lambda: not path.exists())
+        ledger.record(last := a_record())
+    assert arrived_ids(database_url) == [record.run_id for record in [*left, last]]
+    assert files_in(tmp_path) == []
+
+
+async def test_two_processes_adopt_a_dead_ones_journal_once(tmp_path: Path, database_url: str) -> None:
+    await leave_journal(tmp_path, [a_record() for _ in range(500)])
+    down = "postgresql://postgres@127.0.0.1:1/none"
+    # Without a database, what each of them adopted stays visible.
+    async with opened(tmp_path, down) as (first, _), opened(tmp_path, down) as (second, _):
+        await until(lambda: first.status().pending_rows + second.status().pending_rows > 0)
+        await asyncio.sleep(0.3)  # Time for the other one to err.
+        assert sorted([first.status().pending_rows, second.status().pending_rows]) == [0, 500]
+    async with opened(tmp_path, database_url) as (first, _), opened(tmp_path, database_url):
+        await until(lambda: len(list((tmp_path / "ledger").glob("*.jsonl"))) == 2)
+        await until_written(first)
+    assert len(stored_ids(database_url)) == 500
+    assert files_in(tmp_path) == []
+
+
+async def test_a_torn_last_line_is_forgotten_and_the_rest_kept(tmp_path: Path, database_url: str) -> None:
+    kept = a_record()
+    path = await leave_journal(tmp_path, [kept])
+    with path.open("ab") as journal:
+        journal.write(orjson.dumps(a_record())[:100])
+    async with opened(tmp_path, database_url) as (ledger, _):
+        await until(lambda: not path.exists())
+        assert ledger.status().rejected_rows == 0
+    assert stored_ids(database_url) == [kept.run_id]
+
+
+async def test_rows_beyond_the_bound_are_dropped_counted_and_said_once(
+    tmp_path: Path, door: Door, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path, door.url, max_pending_bytes=10_000) as (ledger, _):
+        for _ in range(100):
+            ledger.record(a_record())
+        now = ledger.status()
+        assert now.pending_bytes <= 10_000
+        assert now.pending_rows + now.dropped_rows == 100
+        assert now.dropped_rows > 50
+        assert sum(path.stat().st_size for path in (tmp_path / "ledger").glob("*.jsonl")) <= 10_000
+        assert [record.levelname for record in caplog.records if "drops" in record.message] == ["ERROR"]
+        await door.open()
+        await until_written(ledger)
+        ledger.record(a_record())
+        await until_written(ledger)
+        assert ledger.status() == dataclasses.replace(now, pending_rows=0, pending_bytes=0, last_error=None)
+    assert len(stored_ids(database_url)) == now.pending_rows + 1
+
+
+async def test_a_full_disk_drops_rows_leaves_no_half_line_and_passes(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    kept = [a_record(), a_record()]
+
+    def half(descriptor: int, content: bytes) -> int:
+        return write(descriptor, content[: len(content) // 2])
+
+    def nothing(descriptor: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with opened(tmp_path, "postgresql://postgres@127.0.0.1:1/none") as (ledger, _):
+        ledger.record(kept[0])
+        for full in (half, nothing):
+            monkeypatch.setattr(os, "write", full)
+            ledger.record(a_record())
+            monkeypatch.setattr(os, "write", write)
+        assert ledger.status().dropped_rows == 2
+        ledger.record(kept[1])
+        assert ledger.status().pending_rows == 2
+    async with opened(tmp_path, database_url) as (ledger, _):
+        await until(lambda: len(list((tmp_path / "ledger").glob("*.jsonl"))) == 1)
+        await until_written(ledger)
+    assert set(stored_ids(database_url)) == {record.run_id for record in kept}
+
+
+async def test_a_start_without_room_for_a_journal_is_tried_again(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "ledger").write_text("in the way")
+    async with opened(tmp_path, database_url) as (ledger, _):
+        ledger.record(a_record())
+        assert ledger.status().dropped_rows == 1
+        assert ledger.status().last_error is not None
+        (tmp_path / "ledger").unlink()
+        await until((tmp_path / "ledger").exists)
+        ledger.record(a_record())
+        await until_written(ledger)
+    assert len(stored_ids(database_url)) == 1
+
+
+async def test_a_corrupt_journal_is_set_aside_and_does_not_block_what_follows(
+    tmp_path: Path, database_url: str
+) -> None:
+    kept = a_record()
+    path = await leave_journal(tmp_path, [kept])
+    path.write_bytes(b'\x00\x00\xff{"run_id":\n{]\n' + path.read_bytes())
+    async with opened(tmp_path, database_url) as (ledger, _):
+        await until(lambda: not path.exists())
+        assert ledger.status().rejected_rows == 2
+    assert stored_ids(database_url) == [kept.run_id]
+
+
+async def test_a_busy_journal_moves_to_new_files_and_gives_its_space_back(
+    tmp_path: Path, door: Door, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_journal, "SEGMENT_BYTES", 20_000)
+    monkeypatch.setattr(ledger_journal, "BATCH_BYTES", 3_000)
+    log_arrivals(database_url)
+    records = [
+        a_record(created_at=MOMENT + timedelta(seconds=n), agent="x" * (5_000 if n == 7 else 5)) for n in range(400)
+    ]
+    async with opened(tmp_path, door.url) as (ledger, _):
+        for record in records[:100]:
+            ledger.record(record)
+        await door.open()
+        for record in records[100:]:
+            ledger.record(record)
+            await asyncio.sleep(0.002)
+        await until_written(ledger)
+        assert len(list((tmp_path / "ledger").glob("*.jsonl"))) == 1
+    assert arrived_ids(database_url) == [record.run_id for record in records]
