@@ -1,4 +1,4 @@
-"""The cheapest honest comparison: an ASGI endpoint that emits the same bytes, one send a token, and does nothing else."""
+"""The cheapest honest comparison: an ASGI endpoint that emits the same bytes, one send a token, and nothing else."""
 
 from typing import Any
 
