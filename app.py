@@ -14,6 +14,7 @@ from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
 from api.middleware import RequestBounds
+from api.schemas import ANY_ERROR
 from config.catalogue import load_catalogue
 from config.impact_factors import load_impact_factors
 from config.settings import Settings, process_settings
@@ -64,7 +65,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.state.services = services
     install_error_answers(app)
     for door in (completion, auth, lists, health):
-        app.include_router(door.router)
+        app.include_router(door.router, responses=ANY_ERROR)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -99,6 +100,7 @@ def create_services(settings: Settings, registry: AgentRegistry, http: HttpClien
         authenticator=authenticator,
         agents=agents,
         router=router,
+        accountant=accountant,
         completion=CompletionService(
             agents=agents,
             router=router,

@@ -34,8 +34,12 @@ MAX_LABEL_CHARS = 512
         **COMPLETION_RESPONSES,
         400: error_example("unknown_agent", "unknown agent 'V9'; known agents: RAG, V1, V2"),
         **UNAUTHORIZED,
+        413: error_example("payload_too_large", "the body is larger than 4000000 bytes (MAX_BODY_BYTES)"),
+        415: error_example("unsupported_media_type", "Content-Type: 'text/plain'; send the body as application/json"),
+        429: error_example("rate_limited_by_provider", "openai answered 429 (too many requests): slow down"),
         502: error_example("provider_cut", "openai ended its answer without a finish reason"),
         503: error_example("model_unavailable", "model 'gpt-4o' cannot serve now: it needs the setting OPENAI_API_KEY"),
+        504: error_example("provider_stalled", "openai sent nothing for 60 s"),
     },
 )
 async def complete(

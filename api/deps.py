@@ -10,6 +10,7 @@ from config.settings import Settings
 from core.database import Database
 from core.security import Authenticator, VerifiedToken
 from domain.errors import Unauthorized
+from services.accounting.accountant import Accountant
 from services.agent_registry import Agents
 from services.completion import CompletionService
 from services.ledger import Ledger
@@ -25,6 +26,7 @@ class Services:
     authenticator: Authenticator
     agents: Agents
     router: Router
+    accountant: Accountant
     completion: CompletionService
     database: Database
     ledger: Ledger

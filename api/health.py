@@ -20,7 +20,7 @@ HEALTH_EXAMPLE = {
     "environment": "development",
     "timestamp": "2026-11-20T09:30:00+00:00",
 }
-READY_EXAMPLE = {
+READY_EXAMPLE: dict[str, Any] = {
     "status": "ready",
     "dependencies": {
         "server": {"state": "ready", "reason": None},
@@ -28,6 +28,20 @@ READY_EXAMPLE = {
         "ledger": {"state": "ready", "reason": None, "pending_rows": 0, "dropped_rows": 0},
         "models": {"state": "ready", "reason": None},
     },
+}
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "Send requests elsewhere.",
+        "content": {
+            "application/json": {
+                "example": READY_EXAMPLE
+                | {
+                    "status": "not ready",
+                    "dependencies": READY_EXAMPLE["dependencies"] | {"server": {"state": "draining", "reason": None}},
+                }
+            }
+        },
+    }
 }
 
 
@@ -44,7 +58,7 @@ async def health(services: CurrentServices) -> dict[str, Any]:
     }
 
 
-@router.get("/ready", summary="Able to serve?", responses=answers(READY_EXAMPLE))
+@router.get("/ready", summary="Able to serve?", responses=answers(READY_EXAMPLE) | NOT_READY)
 async def ready(services: CurrentServices) -> Response:
     """200 when requests should be sent here, 503 when not, with the state of each dependency.
 

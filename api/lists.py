@@ -1,5 +1,6 @@
 """GET /models, GET /agents and the drawing of an agent's graph."""
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -8,8 +9,9 @@ from starlette.responses import PlainTextResponse, Response
 
 from api.deps import CurrentServices, CurrentToken
 from api.schemas import UNAUTHORIZED, answers, error_example
-from config.catalogue import ListPrice, ModelEntry
+from config.catalogue import ModelEntry
 from domain.errors import NotFound, UnknownAgent
+from services.accounting.tariffs import ListedPrice
 from services.agent_registry import Agent
 from services.llm.router import Router
 
@@ -28,7 +30,12 @@ MODEL_EXAMPLE = {
             "available": False,
             "unavailable_reason": "'gpt-4o' needs the setting OPENAI_API_KEY",
             "capabilities": {"vision": True, "tools": True, "json_schema": True},
-            "prices": None,
+            "prices": {
+                "input_per_mtok_usd": 2.5,
+                "cache_read_per_mtok_usd": 1.25,
+                "output_per_mtok_usd": 10.0,
+                "priced_by": "genai-prices 0.2.3",
+            },
         }
     ],
     "total": 1,
@@ -42,7 +49,8 @@ AGENT_EXAMPLE = {
 @router.get("/models", summary="List the models", responses=answers(MODEL_EXAMPLE) | UNAUTHORIZED)
 async def list_models(services: CurrentServices, _: CurrentToken) -> dict[str, Any]:
     """Every model of the catalogue, and whether it can serve now. Nothing is called to find out."""
-    models = [_model(model, services.router) for model in services.router.catalogue.models]
+    catalogue = services.router.catalogue
+    models = [_model(model, services.router, services.accountant.list_price(model.id)) for model in catalogue.models]
     return {"models": models, "total": len(models)}
 
 
@@ -64,6 +72,7 @@ async def list_agents(services: CurrentServices, _: CurrentToken) -> dict[str, A
         },
         404: error_example("not_found", "unknown agent 'V9'; known agents: RAG, V1, V2"),
         406: error_example("not_acceptable", "graphs are drawn as Mermaid text only, for now"),
+        503: error_example("agent_unavailable", "agent 'V1' cannot be called yet: …"),
         **UNAUTHORIZED,
     },
 )
@@ -83,7 +92,7 @@ def _wants_svg_only(accept: str) -> bool:
     return "image/svg+xml" in accept and "*/*" not in accept and "text/" not in accept
 
 
-def _model(model: ModelEntry, router: Router) -> dict[str, Any]:
+def _model(model: ModelEntry, router: Router, listed: ListedPrice | None) -> dict[str, Any]:
     reason = router.unavailable_reason(model)
     return {
         "name": model.id,
@@ -96,15 +105,8 @@ def _model(model: ModelEntry, router: Router) -> dict[str, Any]:
         "available": reason is None,
         "unavailable_reason": reason,
         "capabilities": model.capabilities.model_dump(include={"vision", "tools", "json_schema"}),
-        "prices": _prices(model),
+        "prices": None if listed is None else {**asdict(listed.price), "priced_by": listed.priced_by},
     }
-
-
-def _prices(model: ModelEntry) -> dict[str, Any] | None:
-    price = model.price
-    if not isinstance(price, ListPrice):
-        return None
-    return price.model_dump(mode="json")
 
 
 def _agent(agent: Agent) -> dict[str, Any]:

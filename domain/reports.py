@@ -94,10 +94,19 @@ class Equivalences:
 
 
 @dataclass(frozen=True, slots=True)
+class CallFigures:
+    """One call's share of a report; `None` when not known. `gwp_kgco2eq` is the mean."""
+
+    cost_eur: float | None
+    gwp_kgco2eq: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a run consumed."""
+    """Everything a run consumed. `call_figures[i]` belongs to `calls[i]`."""
 
     calls: tuple[Call, ...]
+    call_figures: tuple[CallFigures, ...]
     usage: TokenUsage
     usage_by_model: Mapping[str, TokenUsage]
     estimated: bool

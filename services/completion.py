@@ -87,6 +87,8 @@ class CompletionService:
         model = self._router.resolve(request.model)
         run = _Run(uuid4(), request, _context(request, model.id), datetime.now(UTC), time.perf_counter())
         task = asyncio.create_task(self._execute(run, graph), name=f"run {run.id}")
+        # Also when it is cancelled before its first step.
+        task.add_done_callback(lambda _: run.context.queue.close())
         self._going[task] = run.context
         recorded = False
         try:
@@ -94,7 +96,7 @@ class CompletionService:
             while items := await run.context.queue.drain():
                 for item in items:
                     yield Tokens(item.pieces, item.model) if isinstance(item, TextBatch) else item
-            error = await task
+            error = await _outcome(task, run)
             report = self._record(run, "failed" if error else "succeeded", error)
             recorded = True
             if error:
@@ -103,8 +105,10 @@ class CompletionService:
         finally:
             del self._going[task]
             if not recorded:
-                await _cancel(task, run.context)
-                self._record(run, "cancelled", None)
+                try:
+                    await _cancel(task)
+                finally:
+                    self._record(run, "cancelled", None)
 
     async def _execute(self, run: _Run, graph: CompiledStateGraph[Any]) -> RouteurError | None:
         """Run the graph to its end; what went wrong is returned, for the report must follow it."""

@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from domain.errors import RouteurError
 from domain.runs import Progress
 from domain.usage import Call
+
+Result = TypeVar("Result")
 
 MAX_WAITING_PIECES = 4_096
 """Pieces that may wait for a slow client; beyond it the provider is read no faster than the client."""
@@ -81,11 +82,13 @@ class RunContext:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     queue: RunQueue = field(default_factory=RunQueue)
     calls: list[Call] = field(default_factory=list)
-    sent: list[str] = field(default_factory=list)
-    """Every piece of text put into the queue so far."""
+    sent: list[list[str]] = field(default_factory=list)
+    """The pieces of text put into the queue so far, a list a call."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    threaded_calls: set["Future[Any]"] = field(default_factory=set)
+    threaded_calls: set[asyncio.Task[Any] | None] = field(default_factory=set)
     """Calls made for nodes that run in threads: cancelling the run's task does not reach them by itself."""
+    ended: bool = False
+    """No node may begin a call any more: a thread cannot be stopped, what it asks for can."""
     first_token_at: float | None = None
     """When the first piece of the answer came (`time.perf_counter`)."""
     interruption: RouteurError | None = None
@@ -98,8 +101,26 @@ class RunContext:
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self.answering_model = model
-        self.sent += pieces
         await self.queue.put_text(model, pieces)
+
+    async def call_for_thread(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Do the work that a node in a thread waits for, on the loop, until the run ends."""
+        if self.ended:
+            raise asyncio.CancelledError
+        task = asyncio.current_task()
+        self.threaded_calls.add(task)
+        try:
+            return await work()
+        finally:
+            self.threaded_calls.discard(task)
+
+    async def end_threaded_calls(self, timeout_s: float) -> None:
+        """Cancel them, and wait until each has been counted."""
+        self.ended = True
+        if going := [task for task in self.threaded_calls if task is not None]:
+            for task in going:
+                task.cancel()
+            await asyncio.wait(going, timeout=timeout_s)
 
 
 current_run: ContextVar[RunContext | None] = ContextVar("current_run", default=None)

@@ -11,11 +11,10 @@ from config.settings import Settings
 from domain.equivalences import EquivalenceFactors, equivalences
 from domain.impact import NOTHING, Footprint, sum_footprints
 from domain.pricing import FREE, Cost, model_price, sum_costs
-from domain.reports import Impact, ModelImpact, Price, Report
+from domain.reports import CallFigures, Impact, ModelImpact, Price, Report
 from domain.usage import Call, TokenUsage
 from services.accounting.exchange import find_exchange_rate
-from services.accounting.itemized_report import CallFigures, ItemizedReport
-from services.accounting.tariffs import LOCAL, LOCAL_PROVIDER, UNPRICED, Tariff, create_tariff
+from services.accounting.tariffs import LOCAL, LOCAL_PROVIDER, UNPRICED, ListedPrice, Tariff, create_tariff
 
 if TYPE_CHECKING:
     from services.accounting.impact_methods import ImpactMethod
@@ -72,8 +71,9 @@ class Accountant:
         usage_by_model = {model: sum_usage(item.call.usage for item in its) for model, its in by_model.items()}
         estimated = any(call.estimated for call in calls)
         impact = _impact(by_model, estimated=estimated)
-        return ItemizedReport(
+        return Report(
             calls=tuple(calls),
+            call_figures=tuple(self._figures(item) for item in items),
             usage=sum_usage(usage_by_model.values()),
             usage_by_model=usage_by_model,
             estimated=estimated,
@@ -84,8 +84,12 @@ class Accountant:
             equivalences=equivalences(
                 gwp=impact.gwp, energy=impact.energy, wcf=impact.wcf, factors=self._equivalence_factors
             ),
-            call_figures=tuple(self._figures(item) for item in items),
         )
+
+    def list_price(self, model_id: str) -> ListedPrice | None:
+        """What the model costs today per million tokens; `None` when not known."""
+        account = self._accounts.get(model_id)
+        return None if account is None else account.tariff.listed()
 
     def _itemize(self, call: Call) -> _Item:
         account = self._accounts.get(call.model)

@@ -5,12 +5,9 @@ from typing import Any
 
 from domain.reports import Equivalences, Impact, ModelImpact, Price, Range, Report, ZoneOrigin
 from domain.usage import TokenUsage
-from services.accounting.itemized_report import CallFigures, ItemizedReport
 
 CURRENCY = "EUR"
 GRAMS_PER_KG = 1000
-
-_NO_FIGURES = CallFigures(None, None)
 
 
 def report_metadata(report: Report) -> dict[str, Any]:
@@ -41,10 +38,6 @@ def usage_by_model(report: Report) -> dict[str, dict[str, int | None]]:
 
 def record_calls(report: Report) -> tuple[dict[str, Any], ...]:
     """What a ledger row keeps of each call (`RunRecord.calls`)."""
-    if isinstance(report, ItemizedReport):
-        figures: Iterable[CallFigures] = report.call_figures
-    else:
-        figures = (_NO_FIGURES for _ in report.calls)
     return tuple(
         {
             "model": call.model,
@@ -61,7 +54,7 @@ def record_calls(report: Report) -> tuple[dict[str, Any], ...]:
             "cost_eur": share.cost_eur,
             "gwp_kgco2eq": share.gwp_kgco2eq,
         }
-        for call, share in zip(report.calls, figures, strict=True)
+        for call, share in zip(report.calls, report.call_figures, strict=True)
     )
 
 

@@ -20,13 +20,41 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class ListedPrice:
+    """A price as it is shown: USD per million tokens, and where it comes from."""
+
+    price: TokenPrice
+    priced_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tariff:
     """What a call costs in USD (`None` when not known), and where the price comes from."""
 
     cost: Callable[[TokenUsage], Cost | None]
     priced_by: str | None
 
+    def listed(self) -> ListedPrice | None:
+        """The price today, of a call below any tier."""
+        if self.priced_by is None:
+            return None
+        read = self.cost(TokenUsage(_SMALL_CALL, 0))
+        cached = self.cost(TokenUsage(_SMALL_CALL, 0, cache_read_tokens=_SMALL_CALL))
+        written = self.cost(TokenUsage(0, _SMALL_CALL))
+        if read is None or cached is None or written is None:
+            return None
+        per_mtok = TOKENS_PER_MTOK / _SMALL_CALL
+        return ListedPrice(
+            TokenPrice(
+                input_per_mtok_usd=round(read.input * per_mtok, 6),
+                cache_read_per_mtok_usd=round(cached.input * per_mtok, 6),
+                output_per_mtok_usd=round(written.output * per_mtok, 6),
+            ),
+            self.priced_by,
+        )
 
+
+_SMALL_CALL = 1_000
 LOCAL = Tariff(lambda _: FREE, "local")
 UNPRICED = Tariff(lambda _: None, None)
 

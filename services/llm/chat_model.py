@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,7 +46,8 @@ class RouteurChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self._choice({})[0].id}
+        run = current_run.get()
+        return {"model": run.model, **run.parameters} if run else {"model": None}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         """What traces say of the call: the model chosen for this run."""
@@ -60,7 +62,7 @@ class RouteurChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await self._whole(messages, stop, run_manager.tags if run_manager else [], kwargs)
+        return await self._whole(messages, stop, kwargs)
 
     async def _astream(
         self,
@@ -69,13 +71,11 @@ class RouteurChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        tags = run_manager.tags if run_manager else []
-        async with aclosing(self._deltas(messages, stop, tags, kwargs)) as deltas:
-            async for delta in deltas:
-                for chunk in as_chunks(delta):
-                    if run_manager:
-                        await run_manager.on_llm_new_token(chunk.message.text, chunk=chunk)
-                    yield chunk
+        async with aclosing(self._deltas(messages, stop, kwargs)) as deltas:
+            async for chunk in as_chunks(deltas):
+                if run_manager:
+                    await run_manager.on_llm_new_token(chunk.message.text, chunk=chunk)
+                yield chunk
 
     def _generate(
         self,
@@ -85,7 +85,7 @@ class RouteurChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         """For nodes that are plain functions: LangGraph runs them in a thread, the call runs on the server's loop."""
-        return _on_the_runs_loop(self._whole(messages, stop, run_manager.tags if run_manager else [], kwargs))
+        return _on_the_runs_loop(lambda: self._whole(messages, stop, kwargs))
 
     def _stream(
         self,
@@ -97,6 +97,44 @@ class RouteurChatModel(BaseChatModel):
         """For nodes that are plain functions; the text still streams to the caller as it comes."""
         result = self._generate(messages, stop, run_manager, **kwargs)
         yield as_one_chunk(result.generations[0])
+
+    # LangChain shows a call's tags to none of the methods above when it streams. They are looked up below, on the way in.
+
+    def astream(  # type: ignore[override]  # The vendor's is written as a generator; callers see no difference.
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        return super().astream(input, config, **_hushed(kwargs, ensure_config(config).get("tags")))
+
+    def stream(
+        self,
+        input: LanguageModelInput,  # noqa: A002 - LangChain's name
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        return super().stream(input, config, **_hushed(kwargs, ensure_config(config).get("tags")))
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        hushed = _hushed(kwargs, run_manager and run_manager.tags)
+        return await super()._agenerate_with_cache(messages, stop, run_manager, **hushed)
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        hushed = _hushed(kwargs, run_manager and run_manager.tags)
+        return super()._generate_with_cache(messages, stop, run_manager, **hushed)
 
     def bind_tools(
         self,
@@ -153,57 +191,56 @@ class RouteurChatModel(BaseChatModel):
         return self.router.resolve(name), parameters
 
     async def _whole(
-        self, messages: list[BaseMessage], stop: list[str] | None, tags: list[str], bound: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
     ) -> ChatResult:
         """The whole message, its text already on its way to the caller."""
         whole = WholeMessage()
-        async with aclosing(self._deltas(messages, stop, tags, bound)) as deltas:
+        async with aclosing(self._deltas(messages, stop, bound)) as deltas:
             async for delta in deltas:
                 whole.add(delta)
         return ChatResult(generations=[whole.generation()])
 
     def _deltas(
-        self, messages: list[BaseMessage], stop: list[str] | None, tags: list[str], bound: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
     ) -> AsyncGenerator[Delta]:
         model, parameters = self._choice(bound)
         parameters.pop("stream", None)
+        is_answer = not parameters.pop(NOSTREAM_TAG, False) and "response_format" not in parameters
         run = current_run.get()
         on_call = run.calls.append if run else _not_counted
         deltas = self.router.stream(model, messages, parameters=parameters, stop=stop, on_call=on_call)
-        is_answer = NOSTREAM_TAG not in tags and "response_format" not in parameters
         return _said(deltas, run, model.id) if run and is_answer else deltas
 
 
 async def _said(deltas: AsyncGenerator[Delta], run: RunContext, model: str) -> AsyncGenerator[Delta]:
     """The same deltas; their text also goes straight to whoever reads the run."""
+    sent: list[str] = []
+    run.sent.append(sent)
     async with aclosing(deltas):
         async for delta in deltas:
             if pieces := delta if isinstance(delta, list) else text_of(delta):
+                sent += pieces
                 await run.say(model, pieces)
             yield delta
+
+
+def _hushed(kwargs: dict[str, Any], tags: Sequence[str] | None) -> dict[str, Any]:
+    """The arguments of a call, saying also whether its text is to be kept from the caller."""
+    return {**kwargs, NOSTREAM_TAG: True} if tags and NOSTREAM_TAG in tags else kwargs
 
 
 def _not_counted(call: Call) -> None:
     """Outside a run (a developer tries a model in a shell) nobody keeps the accounts."""
 
 
-def _on_the_runs_loop(work: Coroutine[Any, Any, ChatResult]) -> ChatResult:
+def _on_the_runs_loop(work: Callable[[], Coroutine[Any, Any, ChatResult]]) -> ChatResult:
     """Run the call on the server's loop and wait for it in this thread."""
     run = current_run.get()
-    problem = None
     if run is None:
-        problem = "outside a run, call the model with `await llm.ainvoke(...)`"
-    elif _is_on_a_loop():
-        problem = "this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`"
-    if run is None or problem:
-        work.close()
-        raise RuntimeError(problem)
-    future = asyncio.run_coroutine_threadsafe(work, run.loop)
-    run.threaded_calls.add(future)
-    try:
-        return future.result()
-    finally:
-        run.threaded_calls.discard(future)
+        raise RuntimeError("outside a run, call the model with `await llm.ainvoke(...)`")
+    if _is_on_a_loop():
+        raise RuntimeError("this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`")
+    return asyncio.run_coroutine_threadsafe(run.call_for_thread(work), run.loop).result()
 
 
 def _is_on_a_loop() -> bool:

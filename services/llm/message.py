@@ -1,9 +1,14 @@
 """From deltas to LangChain's messages: gathered whole for `ainvoke`, piece by piece for `astream`."""
 
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import orjson
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
+from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
+from langchain_core.messages.tool import invalid_tool_call as create_invalid_tool_call
+from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
@@ -29,21 +34,46 @@ class WholeMessage:
     def generation(self) -> ChatGeneration:
         """The message: all text, and the tool calls, usage and finish reason of the rare chunks."""
         info: dict[str, Any] = {}
-        rest = AIMessageChunk(content="")
+        usage: UsageMetadata | None = None
+        rest: list[AIMessageChunk] = []
         for chunk in self._chunks:
             info.update(chunk.generation_info or {})
             if isinstance(chunk.message, AIMessageChunk):
+                # Some endpoints repeat a growing total on every chunk: LangChain would add them up.
+                usage = chunk.message.usage_metadata or usage
                 # LangChain joins repeated strings of the metadata; ours is gathered in `info`, once.
-                rest += chunk.message.model_copy(update={"content": "", "response_metadata": {}})
+                bare = {"content": "", "response_metadata": {}, "usage_metadata": None}
+                rest.append(chunk.message.model_copy(update=bare))
+        joined = add_ai_message_chunks(AIMessageChunk(content=""), *rest)
+        calls, invalid_calls = _tool_calls(joined)
         message = AIMessage(
             content="".join(self._texts),
-            tool_calls=rest.tool_calls,
-            invalid_tool_calls=rest.invalid_tool_calls,
-            usage_metadata=rest.usage_metadata,
-            additional_kwargs=rest.additional_kwargs,
+            tool_calls=calls,
+            invalid_tool_calls=invalid_calls,
+            usage_metadata=usage,
+            additional_kwargs=joined.additional_kwargs,
             response_metadata=info,
         )
         return ChatGeneration(message=message, generation_info=info)
+
+
+def _tool_calls(joined: AIMessageChunk) -> tuple[list[ToolCall], list[InvalidToolCall]]:
+    """The calls, and those whose arguments are no object. LangChain's chunks complete a JSON that was cut off: a tool
+    would then be called with half an argument."""
+    calls: list[ToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    for fragment in joined.tool_call_chunks:
+        name, text, call_id = fragment["name"] or "", fragment["args"] or "", fragment["id"]
+        try:
+            arguments = json.loads(text or "{}", strict=False)
+        except ValueError:
+            arguments = None
+        if isinstance(arguments, dict):
+            calls.append(create_tool_call(name=name, args=arguments, id=call_id))
+        else:
+            problem = "the arguments are not a JSON object"
+            invalid.append(create_invalid_tool_call(name=name, args=text, id=call_id, error=problem))
+    return calls, invalid
 
 
 def text_of(chunk: ChatGenerationChunk) -> list[str]:
@@ -52,21 +82,31 @@ def text_of(chunk: ChatGenerationChunk) -> list[str]:
     return [text] if text else []
 
 
-def as_chunks(delta: Delta) -> list[ChatGenerationChunk]:
-    """A delta as LangChain's chunks, one a piece."""
-    if isinstance(delta, list):
-        return [ChatGenerationChunk(message=AIMessageChunk(content=piece)) for piece in delta]
-    return [delta]
+async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerationChunk]:
+    """Deltas as LangChain's chunks, one a piece. Usage comes once, at the end: whoever adds chunks adds it up."""
+    usage: UsageMetadata | None = None
+    async for delta in deltas:
+        if isinstance(delta, list):
+            for piece in delta:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+            continue
+        if isinstance(delta.message, AIMessageChunk) and delta.message.usage_metadata:
+            usage, delta.message.usage_metadata = delta.message.usage_metadata, None
+        yield delta
+    if usage:
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=usage))
 
 
 def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
     """A whole answer as a stream of one chunk."""
     message = generation.message
-    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    if not isinstance(message, AIMessage):
+        return ChatGenerationChunk(message=AIMessageChunk(content=message.content))
+    calls = [(call["name"], orjson.dumps(call["args"]).decode(), call["id"]) for call in message.tool_calls]
+    calls += [(call["name"] or "", call["args"] or "", call["id"]) for call in message.invalid_tool_calls]
     fragments = [
-        tool_call_chunk(name=call["name"], args=orjson.dumps(call["args"]).decode(), id=call["id"], index=index)
-        for index, call in enumerate(calls)
+        tool_call_chunk(name=name, args=args, id=call_id, index=index)
+        for index, (name, args, call_id) in enumerate(calls)
     ]
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
-    chunk = AIMessageChunk(content=message.content, tool_call_chunks=fragments, usage_metadata=usage)
+    chunk = AIMessageChunk(content=message.content, tool_call_chunks=fragments, usage_metadata=message.usage_metadata)
     return ChatGenerationChunk(message=chunk, generation_info=generation.generation_info)

@@ -67,7 +67,9 @@ def _adapter(wire_name: str) -> ChatMistralAI:
     What the caller did not ask for is left to Mistral: the class would send a temperature and a top_p of its own.
     """
     no_client: Any = None
-    return ChatMistralAI.model_construct(model=wire_name, client=no_client, async_client=no_client, temperature=None, top_p=None)
+    return ChatMistralAI.model_construct(
+        model=wire_name, client=no_client, async_client=no_client, temperature=None, top_p=None
+    )
 
 
 def _parameters(call: ModelCall) -> Mapping[str, Any]:

@@ -151,19 +151,3 @@ def test_each_recorded_call_carries_its_own_cost_and_carbon(accountant):
         "cancelled",
     )
     assert (recorded[3]["cost_eur"], recorded[3]["gwp_kgco2eq"]) == (None, None)
-
-
-def test_a_report_made_elsewhere_records_its_calls_without_figures(accountant):
-    run = report(accountant, HOSTED)
-    plain = Report(
-        run.calls,
-        run.usage,
-        run.usage_by_model,
-        run.estimated,
-        run.latency_s,
-        run.time_to_first_token_s,
-        run.price,
-        run.impact,
-        run.equivalences,
-    )
-    assert record_calls(plain)[0]["cost_eur"] is None

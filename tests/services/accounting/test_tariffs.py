@@ -105,3 +105,18 @@ def test_a_model_that_genai_prices_does_not_know_has_no_price_and_the_log_says_s
 
 def test_the_source_of_a_price_names_its_version():
     assert GENAI_PRICES == "genai-prices 0.2.3"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "listed"),
+    [("gpt-4o", (2.5, 1.25, 10.0)), ("mistral-large-latest", (0.5, 0.05, 1.5)), ("smollm2-135m-instruct", (0, 0, 0))],
+)
+def test_the_listed_price_is_the_one_calls_are_charged(model_id, listed):
+    shown = create_tariff(CATALOGUE.get(model_id)).listed()
+    price = shown.price
+    assert (price.input_per_mtok_usd, price.cache_read_per_mtok_usd, price.output_per_mtok_usd) == listed
+    assert shown.priced_by
+
+
+def test_a_model_without_a_price_lists_none():
+    assert create_tariff(entry_with()).listed() is None
