@@ -11,6 +11,7 @@ from config.catalogue import Catalogue, ModelEntry, load_catalogue
 from config.settings import Settings, load_settings
 from core import embedded_postgres
 from core.logging import configure_logging
+from core.postgres_processes import EmbeddedPostgresError
 from domain.errors import ConfigurationError, RouteurError
 from services.llm.factory import local_entry
 from services.local_models.progress import TerminalProgress
@@ -26,13 +27,17 @@ def main(arguments: Sequence[str], check: Callable[[Settings], object]) -> int:
     `check` builds what a worker builds, and raises `ConfigurationError`: workers that cannot start would be
     started again for ever.
     """
-    parsed = _parser().parse_args(arguments or ["serve"])
+    parser = _parser()
+    parsed, rest = parser.parse_known_args(arguments or ["serve"])
+    parsed.rest = rest
+    if rest and parsed.command is not _database_psql:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         settings = load_settings()
         parsed.check = check
         configure_logging(settings.log_level)
         status: int = parsed.command(settings, parsed)
-    except (ConfigurationError, RouteurError) as error:
+    except (ConfigurationError, RouteurError, EmbeddedPostgresError, OSError) as error:
         print(f"routeur: {error}", file=sys.stderr)
         return 1
     return status
@@ -59,8 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     database_commands = database.add_subparsers(required=True)
     database_commands.add_parser("status", help="is it running, for whom").set_defaults(command=_database_status)
     database_commands.add_parser("stop", help="stop it").set_defaults(command=_database_stop)
-    psql = database_commands.add_parser("psql", help="open psql on it")
-    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to psql")
+    psql = database_commands.add_parser("psql", help="open psql on it; what follows is handed to psql")
     psql.set_defaults(command=_database_psql)
     return parser
 
@@ -155,7 +159,11 @@ def _fetch(entry: ModelEntry, settings: Settings) -> Path | None:
 
 
 def _database_status(settings: Settings, _: argparse.Namespace) -> int:
-    print(embedded_postgres.status(settings.data_dir))
+    status = embedded_postgres.status(settings.data_dir)
+    if not status.running:
+        print("not running" if status.initialised else "not made yet: the server makes it at its first start")
+        return 0
+    print(f"running, pid {status.pid}, used by processes {', '.join(map(str, status.users)) or 'none'}\n{status.uri}")
     return 0
 
 
@@ -165,4 +173,4 @@ def _database_stop(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _database_psql(settings: Settings, parsed: argparse.Namespace) -> int:
-    return embedded_postgres.psql(settings.data_dir, parsed.arguments)
+    return embedded_postgres.psql(settings.data_dir, parsed.rest)

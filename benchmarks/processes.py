@@ -1,6 +1,5 @@
 """Starts what is measured, each on its core, and reads what it used."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -31,11 +30,13 @@ def running(command: list[str], *, core: int | None, env: Mapping[str, str], log
     """A process pinned to a core, ended on leaving."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **env}, stdout=output, stderr=output
+            ["env", *(f"{name}={value}" for name, value in env.items()), sys.executable, *command],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
         )
         watched = psutil.Process(process.pid)
-        if core is not None:
-            watched.cpu_affinity([core])
+        watched.cpu_affinity([core] if core is not None else list(range(psutil.cpu_count() or 1)))
         try:
             yield watched
         finally:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from config.yaml_file import load_yaml_file, misplaced
 
 MODELS_YAML = Path(__file__).parent / "models.yaml"
+BUILT_IN_PROVIDERS = ("openai", "mistral", "huggingface", "spark", "local")
 
 
 class _Entry(BaseModel):
@@ -27,6 +28,7 @@ class ContextWindow(Cited):
     """How much a model reads and writes at most; `max_output_tokens` is `None` where only the sum is limited."""
 
     tokens: int = Field(gt=0)
+    """Of the prompt and the answer together; for embeddings, of one text."""
     max_output_tokens: int | None = Field(default=None, gt=0)
 
 
@@ -130,14 +132,41 @@ class ModelEntry(_Entry):
         return self.wire_name or self.id
 
 
+class Endpoint(_Entry):
+    """A server that speaks OpenAI's format (Ollama, vLLM, llama.cpp, …): a provider of its own, by this name.
+
+    Its key, where it asks for one, comes from the setting ENDPOINT_KEYS under the same name.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    base_url: str = Field(pattern=r"^https?://")
+    needs_key: bool = False
+
+
+class Route(_Entry):
+    """A name that callers use and the candidates that serve it, in order: models, or other routes.
+
+    A route may bear the name of its first candidate: then that model is asked for by name, and has stand-ins.
+    """
+
+    name: str
+    candidates: tuple[str, ...] = Field(min_length=1)
+
+
 class Catalogue(_Entry):
-    """All models, by id and by alias; `default` is the order in which an unnamed model is chosen."""
+    """All models, by id and by alias, and the routes to them.
+
+    `default` is the order in which the model of a request that names none is chosen.
+    """
 
     default: tuple[str, ...]
+    endpoints: tuple[Endpoint, ...] = ()
+    routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...]
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Self:
+        self._check_providers()
         seen: dict[str, str] = {}
         for index, model in enumerate(self.models):
             located = [(("id",), model.id), *((("aliases", place), alias) for place, alias in enumerate(model.aliases))]
@@ -146,14 +175,59 @@ class Catalogue(_Entry):
                     problem = f"{name!r} names both {seen[name]!r} and {model.id!r}"
                     raise misplaced(problem, "models", index, *location)
                 seen[name] = model.id
+        self._check_routes(seen)
+        names = seen.keys() | {route.name for route in self.routes}
         for index, name in enumerate(self.default):
-            if name not in seen:
+            if name not in names:
                 raise misplaced(f"default names {name!r}, which is not in the catalogue", "default", index)
         return self
+
+    def _check_providers(self) -> None:
+        providers = set(BUILT_IN_PROVIDERS)
+        for index, endpoint in enumerate(self.endpoints):
+            if endpoint.name in providers:
+                raise misplaced(f"the provider {endpoint.name!r} exists already", "endpoints", index, "name")
+            providers.add(endpoint.name)
+        for index, model in enumerate(self.models):
+            if model.provider not in providers:
+                problem = f"unknown provider {model.provider!r}; known: {', '.join(sorted(providers))}"
+                raise misplaced(problem, "models", index, "provider")
+
+    def _check_routes(self, models: Mapping[str, str]) -> None:
+        routes: dict[str, Route] = {}
+        for index, route in enumerate(self.routes):
+            if route.name in routes:
+                raise misplaced(f"{route.name!r} is the name of two routes", "routes", index, "name")
+            if route.name in models and models.get(route.candidates[0]) != models[route.name]:
+                problem = f"{route.name!r} is a model: it must be the first candidate of the route of its name"
+                raise misplaced(problem, "routes", index, "name")
+            routes[route.name] = route
+        for index, route in enumerate(self.routes):
+            for place, candidate in enumerate(route.candidates):
+                if candidate not in models and candidate not in routes:
+                    problem = f"candidate {candidate!r} is neither a model nor a route"
+                    raise misplaced(problem, "routes", index, "candidates", place)
+                if candidate == route.name and candidate not in models:
+                    raise misplaced(f"the route {route.name!r} leads to itself", "routes", index, "candidates", place)
+                if path := _cycle(route.name, candidate, routes):
+                    raise misplaced(f"a cycle of routes: {' → '.join(path)}", "routes", index, "candidates", place)
 
     def get(self, name: str) -> ModelEntry | None:
         """The model of this id or alias."""
         return self._by_name().get(name)
+
+    def candidates(self, name: str) -> tuple[ModelEntry, ...]:
+        """The models that serve this name, in order; none when it is not in the catalogue."""
+        route = next((route for route in self.routes if route.name == name), None)
+        if route is None:
+            model = self.get(name)
+            return () if model is None else (model,)
+        found: dict[str, ModelEntry] = {}
+        for candidate in route.candidates:
+            own = self.get(candidate)
+            inner = (own,) if candidate == name and own is not None else self.candidates(candidate)
+            found.update((model.id, model) for model in inner)
+        return tuple(found.values())
 
     def _by_name(self) -> Mapping[str, ModelEntry]:
         index: dict[str, ModelEntry] | None = self.__dict__.get("_index")
@@ -166,3 +240,20 @@ class Catalogue(_Entry):
 def load_catalogue(path: Path = MODELS_YAML) -> Catalogue:
     """Read and check the catalogue; raises `ConfigurationError` naming file, line and field."""
     return load_yaml_file(path, Catalogue)
+
+
+def _cycle(start: str, candidate: str, routes: Mapping[str, Route]) -> list[str] | None:
+    """The way from a candidate back to the route it stands in; a route's own model under its name is no cycle."""
+    stack = [(candidate, [start, candidate])] if candidate != start else []
+    seen = set()
+    while stack:
+        name, path = stack.pop()
+        if name in seen or name not in routes:
+            continue
+        seen.add(name)
+        for following in routes[name].candidates:
+            if following == start:
+                return [*path, start]
+            if following != name:
+                stack.append((following, [*path, following]))
+    return None

@@ -124,7 +124,9 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc'])).upper()}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, p['loc'])).upper()}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors()
+        ]
         raise ConfigurationError("; ".join(problems)) from error
 
 

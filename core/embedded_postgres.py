@@ -85,7 +85,9 @@ class EmbeddedPostgres:
     def uri(self) -> str:
         """Where clients connect; the server need not run yet."""
         postmaster = find_postmaster(self.directory)
-        socket_dir = postmaster.socket_dir if postmaster else self._socket_dir()
+        # While it starts, the server has not yet written where its socket is.
+        is_told = postmaster is not None and postmaster.socket_dir != Path()
+        socket_dir = postmaster.socket_dir if postmaster and is_told else self._socket_dir()
         return f"postgresql://postgres@/postgres?host={quote(str(socket_dir), safe='')}&port=5432"
 
     def join(self) -> str:

@@ -53,7 +53,7 @@ class AgentRegistry:
 
     def announce_agent(self, name: str, description: str, unavailable_reason: str) -> None:
         """List an agent that cannot be called yet, with the reason."""
-        self._add(Registration(name, description, None, unavailable_reason, name))
+        self._add(Registration(name, description, None, unavailable_reason, _callers_file()))
 
     def unregister_agent(self, name: str) -> None:
         """Forget an agent; agents already built are not touched."""
@@ -120,8 +120,16 @@ def _build(registration: Registration, offered: Mapping[str, Any]) -> Agent:
 
 
 def _call(registration: Registration, factory: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
-    parameters = inspect.signature(factory).parameters
-    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise _not_built(registration, error) from error
+    required = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+    ]
     if unknown := [name for name in required if name not in offered]:
         raise ConfigurationError(
             f"agent {registration.name!r} ({registration.origin}): its factory asks for "
@@ -131,14 +139,20 @@ def _call(registration: Registration, factory: Callable[..., Any], offered: Mapp
         return factory(**{name: offered[name] for name in parameters if name in offered})
     except Exception as error:
         # Whatever an agent's factory raises must be reported with its name.
-        raise ConfigurationError(
-            f"agent {registration.name!r} ({registration.origin}) cannot be built: {type(error).__name__}: {error}"
-        ) from error
+        raise _not_built(registration, error) from error
+
+
+def _not_built(registration: Registration, error: Exception) -> ConfigurationError:
+    where = f"agent {registration.name!r} ({registration.origin})"
+    return ConfigurationError(f"{where} cannot be built: {type(error).__name__}: {error}")
 
 
 def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]:
     if isinstance(graph, StateGraph):
-        graph = graph.compile()
+        try:
+            graph = graph.compile()
+        except Exception as error:
+            raise _not_built(registration, error) from error
     if not isinstance(graph, CompiledStateGraph):
         raise ConfigurationError(
             f"agent {registration.name!r} ({registration.origin}): "
@@ -151,7 +165,15 @@ def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]
 
 def _origin(factory: Callable[..., Any]) -> str:
     try:
-        path = Path(inspect.getfile(factory))
+        return _file(inspect.getfile(factory))
     except TypeError:
         return repr(factory)
-    return f"{path.parent.name}/{path.name}"
+
+
+def _callers_file() -> str:
+    """The file that called the registry."""
+    return _file(inspect.stack(context=0)[2].filename)
+
+
+def _file(path: str) -> str:
+    return "/".join(Path(path).parts[-2:])

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -113,27 +114,21 @@ class CompletionService:
     async def _execute(self, run: _Run, graph: CompiledStateGraph[Any]) -> RouteurError | None:
         """Run the graph to its end; what went wrong is returned, for the report must follow it."""
         current_run.set(run.context)
+        limit = asyncio.timeout(self._run_timeout_s)
         try:
-            async with asyncio.timeout(self._run_timeout_s):
+            async with limit:
                 final = await _final_state(graph, run)
                 await _say_what_was_not_streamed(final, run.context)
-        except TimeoutError:
-            return RunTimeout(f"the run took longer than {self._run_timeout_s:g} s (RUN_TIMEOUT_S) and was ended")
         except asyncio.CancelledError:
             if run.context.interruption is None:
                 raise
             return run.context.interruption
-        except RouteurError as error:
-            return error
-        except GraphRecursionError:
-            return AgentFailed(f"agent {run.request.agent!r} took more than {STEP_LIMIT} steps and was ended")
-        except Exception:
-            # The one place where any failure of an agent's own code is caught: logged whole, told neutrally.
-            logger.exception("agent failed", extra={"agent": run.request.agent, "request_id": run.request.request_id})
-            request_id = run.request.request_id
-            return AgentFailed(f"agent {run.request.agent!r} failed; the server's log says why (request {request_id})")
+        except Exception as error:  # noqa: BLE001 - the one place where any failure of an agent's own code is caught
+            if limit.expired():
+                return RunTimeout(f"the run took longer than {self._run_timeout_s:g} s (RUN_TIMEOUT_S) and was ended")
+            return _told(error, run.request)
         finally:
-            run.context.queue.close()
+            await run.context.end_threaded_calls(CANCEL_WAIT_S)
         return None
 
     def _record(self, run: _Run, status: RunStatus, error: RouteurError | None) -> Report:
@@ -167,12 +162,14 @@ async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str
     state: Mapping[str, Any] = {}
     mode: str
     content: Any
-    async for mode, content in graph.astream(entry, config, stream_mode=["values", "tasks"]):
-        if mode == "values":
-            state = content
-        else:
-            status = "finished" if "result" in content else "started"
-            run.context.queue.put_progress(Progress("node", {"node": content["name"], "status": status}))
+    steps: Any = graph.astream(entry, config, stream_mode=["values", "tasks"])
+    async with aclosing(steps):
+        async for mode, content in steps:
+            if mode == "values":
+                state = content
+            else:
+                status = "finished" if "result" in content else "started"
+                run.context.queue.put_progress(Progress("node", {"node": content["name"], "status": status}))
     return state
 
 
@@ -181,16 +178,64 @@ async def _say_what_was_not_streamed(final: Mapping[str, Any], context: RunConte
     messages = final.get("messages") or []
     if not messages or not isinstance(messages[-1], AIMessage):
         return
-    answer = str(messages[-1].text)
-    if answer and not "".join(context.sent).endswith(answer):
-        await context.say(context.answering_model or context.model, [answer])
+    if rest := _unsaid(str(messages[-1].text), ["".join(pieces) for pieces in context.sent]):
+        await context.say(context.answering_model or context.model, [rest])
 
 
-async def _cancel(task: asyncio.Task[RouteurError | None], context: RunContext) -> None:
-    """End the graph and its calls, those made from threads too."""
+def _unsaid(answer: str, sent: list[str]) -> str:
+    """What of the answer has not gone out, given the text of each call that has.
+
+    Nodes build their message anew: spaces at the ends do not count; of calls that ran in parallel, each is looked at.
+    An agent that adds to what its model said (its sources, say) has only the addition sent.
+    """
+    whole, bare = "".join(sent), answer.strip()
+    if whole.rstrip().endswith(bare) or any(text.strip() == bare for text in sent):
+        return ""
+    for said in (whole, whole.strip()):
+        if said and answer.lstrip().startswith(said.lstrip()):
+            return answer.lstrip()[len(said.lstrip()) :]
+    return answer
+
+
+def _told(error: Exception, request: RunRequest) -> RouteurError:
+    """What a caller is told of a failure. Only the house's own errors are; the log has the rest."""
+    if isinstance(error, RouteurError):
+        return error
+    if isinstance(error, GraphRecursionError):
+        return AgentFailed(f"agent {request.agent!r} took more than {STEP_LIMIT} steps and was ended")
+    if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):
+        # A node that asks several models at once fails with all their errors together.
+        return next(_leaves(found))
+    logger.error("agent failed", exc_info=error, extra={"agent": request.agent, "request_id": request.request_id})
+    return _failed_agent(request)
+
+
+def _failed_agent(request: RunRequest) -> AgentFailed:
+    return AgentFailed(f"agent {request.agent!r} failed; the server's log says why (request {request.request_id})")
+
+
+def _leaves(group: ExceptionGroup[RouteurError]) -> Iterator[RouteurError]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _outcome(task: asyncio.Task[RouteurError | None], run: _Run) -> RouteurError | None:
+    """How the run ended. Nobody who waits here has cancelled it: the server has, or the agent itself."""
+    await asyncio.wait({task})
+    if not task.cancelled():
+        return task.result()
+    if run.context.interruption is not None:
+        return run.context.interruption
+    logger.error("agent cancelled itself", extra={"agent": run.request.agent, "request_id": run.request.request_id})
+    return _failed_agent(run.request)
+
+
+async def _cancel(task: asyncio.Task[RouteurError | None]) -> None:
+    """End the graph and its calls."""
     task.cancel()
-    for call in list(context.threaded_calls):
-        call.cancel()
     _, late = await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
     if late:
         logger.error("a cancelled run does not end", extra={"run": task.get_name()})

@@ -133,6 +133,8 @@ class Ledger:
         """Until rows came and the database can take them. Rows that came together are written together."""
         if self._journal.pending_rows == 0:
             self._work.clear()
+            if self._stopping:
+                return  # `stop` rang while the writer was busy: waiting now would miss it.
             try:
                 await asyncio.wait_for(self._work.wait(), max(RETRY_S, longest_s))
             except TimeoutError:

@@ -9,7 +9,7 @@ script was not asked for.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,23 @@ from aiohttp import web
 
 API_KEY = "sk-scripted-0123456789"
 TAKEN = frozenset(
-    "model messages stream stream_options temperature max_tokens max_completion_tokens stop tools tool_choice "
-    "response_format seed top_p random_seed parallel_tool_calls".split()
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "temperature",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "seed",
+        "top_p",
+        "random_seed",
+        "parallel_tool_calls",
+    }
 )
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
 
@@ -106,6 +121,9 @@ def call_tool(name: str, *fragments: str, call_id: str = "call_1") -> list[Step]
     ]
 
 
+Compose = Callable[[dict[str, Any]], list[Step]]
+
+
 @dataclass(slots=True)
 class ScriptedProvider:
     """What was asked, what was wrong with it, and whether clients left before the end."""
@@ -120,17 +138,25 @@ class ScriptedProvider:
     repeat: bool = False
     clients: set[Any] = field(default_factory=set)
     """The addresses that requests came from: one a TCP connection."""
+    compose: Compose | None = None
 
     def next_script(self) -> list[Step] | None:
+        if self.compose:
+            return self.compose(self.requests[-1])
         if self.repeat:
             return self.scripts[0]
         return self.scripts.pop(0) if self.scripts else None
 
 
 @asynccontextmanager
-async def scripted_provider(*scripts: Sequence[Step], repeat: bool = False) -> AsyncIterator[ScriptedProvider]:
-    """Serve the scripts in order, one a request; `repeat` plays the first one for ever."""
-    provider = ScriptedProvider("", scripts=[list(script) for script in scripts], repeat=repeat)
+async def scripted_provider(
+    *scripts: Sequence[Step], repeat: bool = False, compose: Compose | None = None
+) -> AsyncIterator[ScriptedProvider]:
+    """Serve the scripts in order, one a request; `repeat` plays the first one for ever.
+
+    `compose` makes each script from the body of its request instead.
+    """
+    provider = ScriptedProvider("", scripts=[list(script) for script in scripts], repeat=repeat, compose=compose)
 
     async def answer(request: web.Request) -> web.StreamResponse:
         return await _answer(provider, request)

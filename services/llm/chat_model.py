@@ -98,9 +98,9 @@ class RouteurChatModel(BaseChatModel):
         result = self._generate(messages, stop, run_manager, **kwargs)
         yield as_one_chunk(result.generations[0])
 
-    # LangChain shows a call's tags to none of the methods above when it streams. They are looked up below, on the way in.
+    # When LangChain streams, it shows a call's tags to none of the methods above: they are looked up on the way in.
 
-    def astream(  # type: ignore[override]  # The vendor's is written as a generator; callers see no difference.
+    def astream(
         self,
         input: LanguageModelInput,  # noqa: A002 - LangChain's name
         config: RunnableConfig | None = None,
@@ -123,7 +123,7 @@ class RouteurChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        hushed = _hushed(kwargs, run_manager and run_manager.tags)
+        hushed = _hushed(kwargs, run_manager.tags if run_manager else None)
         return await super()._agenerate_with_cache(messages, stop, run_manager, **hushed)
 
     def _generate_with_cache(
@@ -133,7 +133,7 @@ class RouteurChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        hushed = _hushed(kwargs, run_manager and run_manager.tags)
+        hushed = _hushed(kwargs, run_manager.tags if run_manager else None)
         return super()._generate_with_cache(messages, stop, run_manager, **hushed)
 
     def bind_tools(
@@ -190,9 +190,7 @@ class RouteurChatModel(BaseChatModel):
         name = parameters.pop("model", None) or (run.model if run else None)
         return self.router.resolve(name), parameters
 
-    async def _whole(
-        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
-    ) -> ChatResult:
+    async def _whole(self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]) -> ChatResult:
         """The whole message, its text already on its way to the caller."""
         whole = WholeMessage()
         async with aclosing(self._deltas(messages, stop, bound)) as deltas:
@@ -239,7 +237,9 @@ def _on_the_runs_loop(work: Callable[[], Coroutine[Any, Any, ChatResult]]) -> Ch
     if run is None:
         raise RuntimeError("outside a run, call the model with `await llm.ainvoke(...)`")
     if _is_on_a_loop():
-        raise RuntimeError("this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`")
+        raise RuntimeError(
+            "this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`"
+        )
     return asyncio.run_coroutine_threadsafe(run.call_for_thread(work), run.loop).result()
 
 

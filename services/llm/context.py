@@ -21,26 +21,28 @@ def trim_messages(
 ) -> list[BaseMessage]:
     """System messages, and the newest of the rest that fit beside the answer; the kept part starts with the user.
 
-    Raises `ContextOverflow` when the system messages and the last message alone do not fit.
+    Raises `ContextOverflow` when the system messages and the last turn alone do not fit.
     """
     answer = min(max_tokens or context_tokens // ANSWER_SHARE, context_tokens // 2)
     room = context_tokens - answer
     system = [message for message in messages if isinstance(message, SystemMessage)]
     rest = [message for message in messages if not isinstance(message, SystemMessage)]
-    must_fit = sum(map(estimated_tokens, [*system, *rest[-1:]]))
+    # The last turn stands whole: a tool's answer means nothing without the call, nor the call without the question.
+    turn = next((i for i in range(len(rest) - 1, -1, -1) if isinstance(rest[i], HumanMessage)), max(len(rest) - 1, 0))
+    must_fit = sum(map(estimated_tokens, [*system, *rest[turn:]]))
     if must_fit > room:
         raise ContextOverflow(
             f"the message needs about {must_fit} tokens and {model!r} has room for {room} "
             f"({context_tokens} less {answer} for the answer): shorten it or name a model with a larger context"
         )
     left = room - must_fit
-    start = max(len(rest) - 1, 0)
+    start = turn
     while start > 0 and (cost := estimated_tokens(rest[start - 1])) <= left:
         left -= cost
         start -= 1
     if start > 0:
         # Part of the conversation fell away: do not begin with an answer to a question that is gone.
-        start = next((i for i in range(start, len(rest) - 1) if isinstance(rest[i], HumanMessage)), len(rest) - 1)
+        start = next((i for i in range(start, turn) if isinstance(rest[i], HumanMessage)), turn)
     return [*system, *rest[start:]]
 
 

@@ -42,7 +42,7 @@ class WholeMessage:
                 # Some endpoints repeat a growing total on every chunk: LangChain would add them up.
                 usage = chunk.message.usage_metadata or usage
                 # LangChain joins repeated strings of the metadata; ours is gathered in `info`, once.
-                bare = {"content": "", "response_metadata": {}, "usage_metadata": None}
+                bare: dict[str, Any] = {"content": "", "response_metadata": {}, "usage_metadata": None}
                 rest.append(chunk.message.model_copy(update=bare))
         joined = add_ai_message_chunks(AIMessageChunk(content=""), *rest)
         calls, invalid_calls = _tool_calls(joined)

@@ -101,5 +101,9 @@ async def _counted(provider: Provider, call: ModelCall, on_call: Callable[[Call]
     except (GeneratorExit, asyncio.CancelledError) as hang_up:
         failure = hang_up
         raise
+    except Exception as error:
+        # A fault of our own, or of a vendor's class: what was consumed is counted all the same.
+        status, failure = "failed", error
+        raise
     finally:
         on_call(meter.finish(status, failure))

@@ -66,9 +66,9 @@ def _adapter(wire_name: str) -> ChatMistralAI:
 
     What the caller did not ask for is left to Mistral: the class would send a temperature and a top_p of its own.
     """
-    no_client: Any = None
+    nothing: Any = None
     return ChatMistralAI.model_construct(
-        model=wire_name, client=no_client, async_client=no_client, temperature=None, top_p=None
+        model=wire_name, client=nothing, async_client=nothing, temperature=nothing, top_p=nothing
     )
 
 

@@ -24,6 +24,9 @@ MAX_EVENT_BYTES = 4_000_000
 MIN_RECHECK_S = 0.1
 """How soon a stalled read is looked at again when the deadline passed while the consumer was busy."""
 
+AFTER_FINISH_S = 2.0
+"""How long usage and the end may come after the finish reason; then the answer stands, its usage estimated."""
+
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
 
@@ -65,7 +68,8 @@ async def stream_events(
                     # Only the end of the body is left: reading it gives the connection back to the pool.
                     watch.allow(END_OF_BODY_S)
                 elif decoder.take_news():
-                    watch.allow(endpoint.stall_timeout_s)
+                    # After the finish reason only usage may follow: the caller, who has the text, is not kept waiting.
+                    watch.allow(AFTER_FINISH_S if decoder.finished else endpoint.stall_timeout_s)
         finally:
             watch.stop()
             # Returns a connection whose body was read to its end, and closes one that is still talking.

@@ -1,0 +1,115 @@
+"""A refusal: what its status means for the caller, and what of the provider's words is shown."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from domain.errors import (
+    BadRequest,
+    ContextOverflow,
+    ProviderError,
+    ProviderRefused,
+    RateLimitedByProvider,
+)
+from services.llm.providers.refusals import _retry_after_s
+from tests.scripted_provider import (
+    API_KEY,
+    Status,
+)
+from tests.wire_reader import answer_to, http_client, raw_server, read
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "retryable"),
+    [
+        (400, {"error": {"message": "no such option"}}, BadRequest, None),
+        (400, {"error": {"message": "long", "code": "context_length_exceeded"}}, ContextOverflow, None),
+        (400, {"message": "This model's maximum context length is 8 tokens"}, ContextOverflow, None),
+        (413, {"error": "too big"}, BadRequest, None),
+        (422, {"detail": [{"msg": "bad field"}]}, BadRequest, None),
+        (401, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
+        (403, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
+        (402, {"error": "You have depleted your credits"}, ProviderRefused, False),
+        (404, {"error": {"message": "no such model"}}, ProviderRefused, False),
+        (408, {"error": {"message": "too slow"}}, ProviderRefused, True),
+        (429, {"error": {"message": "slow down"}}, RateLimitedByProvider, True),
+        (500, "<html>oops</html>", ProviderRefused, True),
+        (502, "", ProviderRefused, True),
+        (503, {"error": None, "message": "loading"}, ProviderRefused, True),
+        (302, "", ProviderRefused, False),
+    ],
+)
+async def test_a_refusal_says_what_it_means_for_the_caller(status, body, error, retryable):
+    answer = await answer_to(Status(status, body))
+    assert type(answer.error) is error
+    if isinstance(answer.error, ProviderError):
+        assert (answer.error.upstream_status, answer.error.retryable) == (status, retryable)
+        assert str(status) in answer.error.message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_credential_shows_nothing_of_what_the_provider_said(status):
+    answer = await answer_to(Status(status, {"error": {"message": f"Incorrect API key provided: {API_KEY}"}}))
+    assert answer.error is not None
+    assert API_KEY not in answer.error.message
+    assert "Incorrect" not in answer.error.message
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ({"error": {"message": "no such option"}}, "no such option"),
+        ({"error": "flat text"}, "flat text"),
+        ({"error": None, "message": "beside"}, "beside"),
+        ({"detail": [{"msg": "bad field"}]}, '[{"msg":"bad field"}]'),
+        ({"object": "error", "message": {"detail": "nested"}}, "nested"),
+        ({"error": {}}, "no readable message"),
+        ("not json", "no readable message"),
+        ({"error": {"message": "two\n\n  lines"}}, "two lines"),
+    ],
+)
+async def test_the_providers_own_words_are_shown_in_one_line(body, shown):
+    answer = await answer_to(Status(400, body))
+    assert answer.error is not None
+    assert answer.error.message == f"fake refused the request (400): {shown}"
+
+
+async def test_a_refusal_that_comes_in_two_reads_is_read_whole():
+    body = {"error": {"message": "x" * 200 + " context_length_exceeded"}}
+    answer = await answer_to(Status(400, body, in_halves=True))
+    assert isinstance(answer.error, ContextOverflow)
+
+
+async def test_a_refusal_keeps_its_status_when_its_body_is_cut():
+    cut_short = b"HTTP/1.1 503 Busy\r\nContent-Length: 1000\r\n\r\n{"
+    async with raw_server(cut_short) as base_url, http_client() as http:
+        answer = await read(http, base_url)
+    assert isinstance(answer.error, ProviderRefused)
+    assert answer.error.upstream_status == 503
+
+
+async def test_retry_after_is_read_as_seconds_or_as_a_date():
+    seconds = await answer_to(Status(429, {"error": "slow"}, (("Retry-After", "7.5"),)))
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    date = await answer_to(Status(503, {"error": "down"}, (("Retry-After", later),)))
+    absent = await answer_to(Status(429, {"error": "slow"}))
+    assert isinstance(seconds.error, RateLimitedByProvider)
+    assert isinstance(date.error, ProviderRefused)
+    assert isinstance(absent.error, RateLimitedByProvider)
+    assert seconds.error.retry_after_s == 7.5
+    assert date.error.retry_after_s == pytest.approx(30, abs=3)
+    assert absent.error.retry_after_s is None
+
+
+STRANGE_WAITS = ["inf", "nan", "-1", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", "Wed, 99 Oct 2015 99:99:99 +9999"]
+
+
+@examples(deadline=None)
+@given(value=st.text(max_size=30) | st.sampled_from(STRANGE_WAITS))
+def test_any_retry_after_at_all_is_a_finite_wait_or_none(value):
+    wait_s = _retry_after_s(value)
+    assert wait_s is None or 0 <= wait_s < float("inf")

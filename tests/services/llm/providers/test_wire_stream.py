@@ -1,0 +1,233 @@
+"""An answer over real HTTP: how it ends, how long it may keep silent, and what becomes of its connection."""
+
+import asyncio
+import contextlib
+import socket
+import time
+
+import pytest
+
+from domain.errors import (
+    ProviderCut,
+    ProviderStalled,
+    ProviderUnreachable,
+)
+from services.llm.providers import wire
+from services.llm.providers.wire import stream_events
+from tests.scripted_provider import (
+    DONE,
+    Chunk,
+    ContentType,
+    Cut,
+    ScriptedProvider,
+    Stall,
+    Wait,
+    chunk,
+    finish,
+    say,
+    scripted_provider,
+    usage,
+)
+from tests.wire_reader import (
+    PAYLOAD,
+    answer_to,
+    endpoint,
+    http_client,
+    pieces_of,
+    read,
+    silent_server,
+)
+
+
+async def test_an_answer_comes_whole_with_its_finish_reason_and_its_usage():
+    answer = await answer_to(*say("Bon", "jour"), *finish(10, 2))
+    assert (answer.text, answer.error) == ("Bonjour", None)
+    end, counted = [item for item in answer.items if isinstance(item, dict)]
+    assert end["choices"][0]["finish_reason"] == "stop"
+    assert counted["usage"]["completion_tokens"] == 2
+
+
+async def test_a_finished_answer_is_kept_when_the_done_mark_is_missing():
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), usage(1, 1))
+    assert (answer.text, answer.error) == ("Hi", None)
+
+
+@pytest.mark.parametrize("ending", [[Cut()], [Wait(0.02), Cut()], [Stall()]], ids=["cut", "cut later", "silent"])
+async def test_a_finished_answer_is_kept_when_the_connection_breaks_after_it(ending):
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), *ending, stall_s=0.15)
+    assert (answer.text, answer.error) == ("Hi", None)
+
+
+@pytest.mark.parametrize("ending", [[], [DONE], [usage(1, 1), DONE]], ids=["end", "done", "usage and done"])
+async def test_an_answer_without_a_finish_reason_is_not_an_answer(ending):
+    answer = await answer_to(*say("Half"), *ending)
+    assert answer.text == "Half"
+    assert isinstance(answer.error, ProviderCut)
+    assert answer.error.retryable
+
+
+@pytest.mark.parametrize("said", [(), ("Half",)], ids=["before the first token", "after it"])
+async def test_a_cut_connection_is_a_provider_error(said):
+    answer = await answer_to(*(say(*said) if said else []), Wait(0.01), Cut())
+    assert answer.text == "".join(said)
+    assert isinstance(answer.error, ProviderCut)
+    assert answer.error.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [({"message": "overloaded", "code": 529}, "overloaded"), ("depleted", "depleted"), ({"code": 1}, "no readable")],
+)
+async def test_an_error_in_mid_stream_ends_the_answer_with_the_providers_words(error, shown):
+    answer = await answer_to(*say("Half"), Chunk({"error": error}))
+    assert answer.text == "Half"
+    assert isinstance(answer.error, ProviderCut)
+    assert shown in answer.error.message
+
+
+async def test_an_error_after_the_finish_reason_is_still_an_error():
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), Chunk({"error": {"message": "late"}}))
+    assert isinstance(answer.error, ProviderCut)
+
+
+async def test_finish_reason_error_is_a_failure():
+    answer = await answer_to(*say("Half"), chunk({}, "error"), DONE)
+    assert isinstance(answer.error, ProviderCut)
+
+
+@pytest.mark.parametrize("garbage", [b"data: {oops\n\n", b"data: [1]\n\n", b'data: "text"\n\n', b"data: \xff\xfe\n\n"])
+async def test_garbage_is_a_provider_error(garbage):
+    answer = await answer_to(*say("Half"), Chunk(garbage))
+    assert answer.text == "Half"
+    assert isinstance(answer.error, ProviderCut)
+    assert answer.error.retryable
+
+
+@pytest.mark.parametrize("delta", [{}, {"delta": None}], ids=["left out", "null"])
+async def test_a_last_choice_without_a_delta_ends_an_answer(delta):
+    last = {"index": 0, **delta, "finish_reason": "stop"}
+    answer = await answer_to(*say("Hi"), Chunk({"choices": [last], "model": "m"}), DONE)
+    assert answer.error is None
+    assert answer.items[-1] == {"choices": [{**last, "delta": {}}], "model": "m"}
+
+
+async def test_an_answer_of_another_content_type_is_a_provider_error():
+    answer = await answer_to(ContentType("text/html; charset=utf-8"), Chunk(b"<html>"))
+    assert isinstance(answer.error, ProviderCut)
+    assert "text/html" in answer.error.message
+
+
+async def test_a_content_type_is_the_same_in_capitals():
+    answer = await answer_to(ContentType("Text/Event-Stream; charset=UTF-8"), *say("Hi"), *finish())
+    assert answer.error is None
+
+
+# Slowness
+
+
+@pytest.mark.parametrize("comments", [False, True])
+@pytest.mark.parametrize("said", [(), ("Half",)], ids=["before the first token", "after it"])
+async def test_a_provider_that_says_nothing_new_is_stalled_even_when_it_comments(comments, said):
+    started = time.perf_counter()
+    answer = await answer_to(*(say(*said) if said else []), Stall(comments=comments), stall_s=0.2)
+    assert answer.text == "".join(said)
+    assert isinstance(answer.error, ProviderStalled)
+    assert answer.error.retryable
+    assert 0.19 < time.perf_counter() - started < 1.0
+
+
+async def test_a_provider_that_never_answers_the_request_is_stalled():
+    async with asyncio.timeout(2), silent_server() as base_url, http_client() as http:
+        answer = await read(http, base_url, stall_s=0.1)
+    assert isinstance(answer.error, ProviderStalled)
+
+
+async def test_a_slow_provider_that_keeps_talking_is_not_stalled():
+    steps = [step for piece in "abcdef" for step in (Wait(0.06), chunk({"content": piece}))]
+    answer = await answer_to(*steps, *finish(), stall_s=0.2)
+    assert (answer.text, answer.error) == ("abcdef", None)
+
+
+async def test_empty_events_are_news_for_they_show_a_provider_at_work():
+    steps = [step for _ in range(6) for step in (Wait(0.06), chunk({"content": ""}))]
+    answer = await answer_to(*steps, *say("Hi"), *finish(), stall_s=0.2)
+    assert (answer.text, answer.error) == ("Hi", None)
+
+
+async def test_a_slow_consumer_is_not_a_stalled_provider():
+    steps = [step for piece in "abc" for step in (chunk({"content": piece}), Wait(0.01))]
+    answer = await answer_to(*steps, *finish(), stall_s=0.1, pause_s=0.15)
+    assert (answer.text, answer.error) == ("abc", None)
+
+
+# Connections
+
+
+async def test_a_refused_connection_is_unreachable():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with http_client() as http:
+        answer = await read(http, f"http://127.0.0.1:{port}/v1")
+    assert isinstance(answer.error, ProviderUnreachable)
+    assert answer.error.retryable
+
+
+async def test_a_connection_that_is_never_accepted_is_unreachable_and_not_stalled():
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        async with http_client(connect_timeout_s=0.1) as http:
+            answer = await read(http, f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+    assert isinstance(answer.error, ProviderUnreachable)
+    assert answer.error.retryable
+
+
+async def test_complete_answers_share_one_connection():
+    async with scripted_provider([*say("Hi"), *finish()], repeat=True) as provider, http_client() as http:
+        for _ in range(4):
+            assert (await read(http, provider.base_url)).error is None
+        assert len(provider.requests) == 4
+        assert len(provider.clients) == 1
+
+
+async def test_a_provider_that_keeps_the_body_open_after_done_does_not_hold_the_answer():
+    started = time.perf_counter()
+    answer = await answer_to(*say("Hi"), *finish(), Stall(), stall_s=5.0)
+    assert (answer.text, answer.error) == ("Hi", None)
+    assert time.perf_counter() - started < 1.0
+
+
+async def test_a_provider_that_never_ends_after_its_finish_reason_does_not_hold_the_answer_for_the_stall_time(
+    monkeypatch,
+):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    started = time.perf_counter()
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), Stall(), stall_s=5.0)
+    assert (answer.text, answer.error) == ("Hi", None)
+    assert time.perf_counter() - started < 1.0
+
+
+async def test_the_connection_is_closed_when_the_consumer_stops_early():
+    async with scripted_provider([*say("Hi"), Stall()]) as provider, http_client() as http:
+        stream = stream_events(http, endpoint(provider.base_url), PAYLOAD)
+        assert pieces_of([await anext(stream)]) == ["Hi"]
+        await stream.aclose()
+        await gone(provider)
+
+
+async def test_the_connection_is_closed_when_the_consumer_is_cancelled():
+    async with scripted_provider([*say("Hi"), Stall()]) as provider, http_client() as http:
+        reading = asyncio.create_task(read(http, provider.base_url, stall_s=5.0))
+        await asyncio.sleep(0.05)
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+        await gone(provider)
+
+
+async def gone(provider: ScriptedProvider) -> None:
+    async with asyncio.timeout(1.0):
+        await provider.left_early.wait()
