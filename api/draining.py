@@ -1,4 +1,4 @@
-"""SIGTERM: readiness fails first, open streams finish up to a bound, the rest are told and ended."""
+"""SIGTERM and Ctrl-C: readiness fails first, open streams finish up to a bound, the rest are told and ended."""
 
 import asyncio
 import logging
@@ -13,6 +13,8 @@ from api.deps import Services
 
 logger = logging.getLogger("routeur.server")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 @contextmanager
 def draining_on_sigterm(services: Services) -> Iterator[None]:
@@ -25,27 +27,30 @@ def draining_on_sigterm(services: Services) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    servers_own: Any = signal.getsignal(signal.SIGTERM)
+    servers_own: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     ends: list[asyncio.TimerHandle] = []
 
-    def stop() -> None:
+    def stop(number: int) -> None:
         ends.append(loop.call_later(services.settings.shutdown_grace_s, services.completion.interrupt_all))
-        if callable(servers_own):
-            servers_own(signal.SIGTERM, None)
+        if callable(servers_own[number]):
+            servers_own[number](number, None)
 
-    def drain() -> None:
-        notice_s = 0.0 if services.draining else services.settings.shutdown_notice_s
+    def drain(number: int) -> None:
+        skips_notice = services.draining or number == signal.SIGINT
+        notice_s = 0.0 if skips_notice else services.settings.shutdown_notice_s
         logger.info("draining", extra={"runs": services.completion.running, "notice_s": notice_s})
         services.draining = True
-        ends.append(loop.call_later(notice_s, stop))
+        ends.append(loop.call_later(notice_s, stop, number))
 
-    def on_sigterm(_signal: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(drain)
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(drain, number)
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
         for end in ends:
             end.cancel()
-        signal.signal(signal.SIGTERM, servers_own)
+        for number in SIGNALS:
+            signal.signal(number, servers_own[number])

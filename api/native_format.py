@@ -44,7 +44,12 @@ class NativeEvents:
             self._suffix = b', "done": false, "metadata": ' + metadata + b"}\n\n"
             self._suffix_model = model
         between = self._suffix + b'data: {"content": '
-        return b'data: {"content": ' + between.join(map(orjson.dumps, pieces)) + self._suffix
+        try:
+            encoded = list(map(orjson.dumps, pieces))
+        except orjson.JSONEncodeError:
+            # Half a character, in the text of an agent's own: the wire has none.
+            encoded = [orjson.dumps(piece.encode("utf-8", "replace").decode()) for piece in pieces]
+        return b'data: {"content": ' + between.join(encoded) + self._suffix
 
     def progress(self, progress: Progress) -> bytes:
         """A typed event, which plain readers of `data:` lines pass over by its name."""

@@ -118,7 +118,9 @@ class StreamedAnswer(_RunResponse):
     def _look_for_silence(self, send: Send) -> None:
         """A timer and not a task: most streams are never silent for that long."""
         silent_s = self._loop.time() - self._sent_at
-        if silent_s >= self._ping_s:
+        if silent_s >= self._ping_s and self._ping is not None and not self._ping.done():
+            silent_s = 0.0  # The client does not read: a comment waits for it already.
+        elif silent_s >= self._ping_s:
             self._ping = self._loop.create_task(self._send(send, PING), name="ping")
             silent_s = 0.0
         self._timer = self._loop.call_later(self._ping_s - silent_s, self._look_for_silence, send)

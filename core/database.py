@@ -36,6 +36,7 @@ _FAILURES = (
     psycopg.Error,
     OSError,
     TimeoutError,
+    UnicodeError,  # psycopg's own encoding of an odd host name, such as `my..host`.
     subprocess.SubprocessError,
     EmbeddedPostgresError,
     MigrationFailedError,

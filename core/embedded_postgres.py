@@ -166,6 +166,8 @@ class EmbeddedPostgres:
 
     def _stop(self) -> None:
         if find_postmaster(self.directory) is not None:
+            # A parent folder may have been closed since the start: pg_ctl must reach the data to stop the server.
+            self._open_path_for_system_user()
             arguments = ("-w", "-t", str(STOP_TIMEOUT_S), "-m", "fast", "-D", str(self.directory), "stop")
             self._run("pg_ctl", arguments, timeout=STOP_TIMEOUT_S + 10)
 

@@ -13,8 +13,8 @@ from domain.usage import Call
 
 Result = TypeVar("Result")
 
-MAX_WAITING_PIECES = 4_096
-"""Pieces that may wait for a slow client; beyond it the provider is read no faster than the client."""
+MAX_WAITING_CHARS = 65_536
+"""Text that may wait for a slow client; beyond it the provider is read no faster than the client."""
 
 
 @dataclass(slots=True)
@@ -42,15 +42,15 @@ class RunQueue:
         self._room.set()
 
     async def put_text(self, model: str, pieces: list[str]) -> None:
-        """Add pieces; waits while the reader is more than `MAX_WAITING_PIECES` behind."""
+        """Add pieces; waits while the reader is more than `MAX_WAITING_CHARS` behind."""
         last = self._items[-1] if self._items else None
         if isinstance(last, TextBatch) and last.model == model:
             last.pieces.extend(pieces)
         else:
             self._items.append(TextBatch(model, list(pieces)))
-        self._waiting += len(pieces)
+        self._waiting += sum(map(len, pieces))
         self._news.set()
-        if self._waiting > MAX_WAITING_PIECES:
+        if self._waiting > MAX_WAITING_CHARS:
             self._room.clear()
             await self._room.wait()
 

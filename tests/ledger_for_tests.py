@@ -9,15 +9,15 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
-from tests.postgres_for_tests import (
-    WAIT_S,
-    settings_for,
-)
 
 from core.database import Database
 from core.migration import migrate
 from domain.runs import RunRecord
 from services.ledger import Ledger
+from tests.postgres_for_tests import (
+    WAIT_S,
+    settings_for,
+)
 
 MOMENT = datetime(2026, 11, 20, 12, 30, tzinfo=UTC)
 CALL = {

@@ -14,6 +14,7 @@ from app import create_app
 from config.settings import Settings
 from services.agent_registry import AgentRegistry
 from tests.live_server import ROOT, LiveServer, live_server
+from tests.postgres_for_tests import folder
 from tests.tiny_model import TINY_MODEL, link_tiny_model
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,12 +23,12 @@ CALL_S = 60
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def server() -> Iterator[LiveServer]:
     """A server with the smallest local model: the README's calls need no key."""
-    data_dir = tmp_path_factory.mktemp("readme")
-    link_tiny_model(data_dir)
-    with live_server(data_dir, LOCAL_MODEL=TINY_MODEL) as running:
-        yield running
+    with folder() as data_dir:
+        link_tiny_model(data_dir)
+        with live_server(data_dir, LOCAL_MODEL=TINY_MODEL) as running:
+            yield running
 
 
 def blocks(language: str) -> list[str]:
@@ -59,8 +60,13 @@ def test_the_three_calls_answer_in_the_shapes_that_are_printed_below_them(server
     assert json.loads(printed_events[0].removeprefix("data: ")).keys() == events[0].keys()
 
 
-def test_the_agent_of_the_readme_runs_from_one_file(tmp_path: Path) -> None:
+def test_the_agent_of_the_readme_runs_from_one_file() -> None:
     """As its reader would: the file is dropped into `graphs/` of a copy of the project, and called by its name."""
+    with folder() as place:
+        _call_the_poet(place)
+
+
+def _call_the_poet(tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".venv", "data", ".git", "tests", "__pycache__", ".*"))
     (project / "graphs" / "poet_graph.py").write_text(next(b for b in blocks("python") if "create_poet_graph" in b))

@@ -52,7 +52,7 @@ def test_processes_that_start_at_once_share_the_development_secret(tmp_path: Pat
     def issue(_: int) -> str:
         command = [sys.executable, "-c", program, str(tmp_path / "data")]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-        return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True, timeout=30).strip()  # noqa: S603 - our own program
+        return subprocess.check_output(command, env=environment, cwd=tmp_path, text=True, timeout=30).strip()
 
     with ThreadPoolExecutor(4) as pool:
         tokens = list(pool.map(issue, range(4)))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres_for_tests import WAIT_S, Child, Door, settings_for
 
 from core.database import Database
 from core.embedded_postgres import EmbeddedPostgres, status
 from domain.errors import ConfigurationError
+from tests.postgres_for_tests import WAIT_S, Child, Door, settings_for
 
 
 async def _until_down(database: Database) -> None:

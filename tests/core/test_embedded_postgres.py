@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.postgres_for_tests import Child
 
 from core.embedded_postgres import EmbeddedPostgres, EmbeddedStatus, psql, status, stop
 from core.postgres_processes import EmbeddedPostgresError, find_postmaster
 from domain.errors import ConfigurationError
+from tests.postgres_for_tests import Child
 
 JOIN = """
 import sys

@@ -7,12 +7,12 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
-from tests.postgres_for_tests import WAIT_S, Child, settings_for
 
 from core import migrations
 from core.database import Database
 from core.migration import is_current, migrate
 from domain.runs import RunRecord
+from tests.postgres_for_tests import WAIT_S, Child, settings_for
 
 OPEN = """
 import asyncio, sys

@@ -167,7 +167,7 @@ async def test_an_answer_without_a_model_is_heard_with_progress_too():
 
 
 async def test_a_slow_reader_bounds_what_waits(monkeypatch):
-    monkeypatch.setattr(run_context, "MAX_WAITING_PIECES", 50)
+    monkeypatch.setattr(run_context, "MAX_WAITING_CHARS", 50)
     piece = b"x" * 500
     flood = Chunk(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % piece * 100)
     script = [*([flood] * 400), *finish()]

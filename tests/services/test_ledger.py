@@ -13,6 +13,10 @@ from uuid import UUID, uuid4
 
 import orjson
 import psycopg
+
+from core.database import Database
+from core.embedded_postgres import status
+from services.ledger import Ledger
 from tests.ledger_for_tests import (
     CALL,
     a_record,
@@ -35,10 +39,6 @@ from tests.postgres_for_tests import (
     settings_for,
     tmp_path,
 )
-
-from core.database import Database
-from core.embedded_postgres import status
-from services.ledger import Ledger
 
 __all__ = ["_made_cluster", "data_dir", "database_url", "door", "postgres", "tmp_path"]  # Fixtures.
 

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import orjson
 import pytest
+
+from services import ledger_journal
 from tests.ledger_for_tests import (
     MOMENT,
     a_record,
@@ -34,8 +36,6 @@ from tests.postgres_for_tests import (
     postgres,
     tmp_path,
 )
-
-from services import ledger_journal
 
 __all__ = ["_made_cluster", "data_dir", "database_url", "door", "postgres", "tmp_path"]  # Fixtures.
 

@@ -1,0 +1,176 @@
+"""POST /completion when the provider fails: a status before the first token, an event after it, pings in silence."""
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api_errors import check_error
+from tests.live_server import LiveServer, wait_until
+from tests.provider_thread import play
+from tests.raw_client import body_of, open_completion
+from tests.scripted_provider import Cut, ScriptedProvider, Stall, Status, Wait, finish, say
+from tests.server_sent_events import COMMENT, parse_stream, text_of
+
+MODEL = "gpt-4o"
+
+
+async def post(client: httpx.AsyncClient, *, stream: bool, **body: Any) -> httpx.Response:
+    return await client.post("/completion", json={"message": "Raconte.", "model": MODEL, "stream": stream, **body})
+
+
+BOTH_FORMS = pytest.mark.parametrize("stream", [True, False])
+
+
+@BOTH_FORMS
+async def test_a_provider_that_fails_is_a_bad_gateway(
+    client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
+) -> None:
+    play(provider, [Status(500, {"error": {"message": "the provider is on fire"}})])
+    answer = await post(client, stream=stream)
+    assert "the provider is on fire" in check_error(answer, 502, "provider_refused")
+
+
+@BOTH_FORMS
+async def test_a_cut_before_the_first_token_is_a_bad_gateway(
+    client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
+) -> None:
+    play(provider, [*say(), Cut()])
+    check_error(await post(client, stream=stream), 502, "provider_cut")
+
+
+@BOTH_FORMS
+async def test_a_providers_limit_is_passed_on_with_its_delay(
+    client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
+) -> None:
+    play(provider, [Status(429, {"error": {"message": "slow down"}}, (("Retry-After", "17"),))])
+    answer = await post(client, stream=stream)
+    check_error(answer, 429, "rate_limited_by_provider")
+    assert answer.headers["retry-after"] == "17"
+
+
+async def test_a_limit_without_a_delay_still_says_when_to_come_back(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [Status(429)])
+    answer = await post(client, stream=False)
+    check_error(answer, 429, "rate_limited_by_provider")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_provider_that_says_nothing_is_a_timeout(client: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+    play(provider, [*say(), Stall(comments=True)])
+    check_error(await post(client, stream=False), 504, "provider_stalled")
+
+
+async def test_a_key_that_the_provider_refuses_is_never_shown(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [Status(401, {"error": {"message": f"Incorrect API key provided: {provider.api_key}"}})])
+    answer = await post(client, stream=False)
+    check_error(answer, 502, "provider_refused")
+    assert provider.api_key not in answer.text
+
+
+@BOTH_FORMS
+async def test_a_prompt_that_the_provider_finds_too_long_is_the_callers_to_shorten(
+    client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
+) -> None:
+    play(
+        provider,
+        [Status(400, {"error": {"message": "maximum context length is 10", "code": "context_length_exceeded"}})],
+    )
+    check_error(await post(client, stream=stream), 400, "context_overflow")
+
+
+async def test_a_failure_after_the_first_token_is_told_inside_the_last_event(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("La moi", "tié"), Cut()])
+    answer = await post(client, stream=True)
+    assert answer.status_code == 200
+    events = parse_stream(answer.content)
+    assert text_of(events) == "La moitié"
+    last = events[-1]
+    assert set(last) == {"content", "done", "metadata", "error"}
+    assert last["error"].keys() == {"code", "message"}
+    assert last["error"]["code"] == "provider_cut"
+    assert last["metadata"]["usage"]["output_tokens"] > 0
+    assert last["metadata"]["impact"]["estimated"] is True
+    assert last["metadata"]["pricing"]["total_cost"] > 0
+
+
+async def test_a_failure_in_the_middle_of_a_whole_answer_is_an_error(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("La moi", "tié"), Cut()])
+    check_error(await post(client, stream=False), 502, "provider_cut")
+
+
+async def test_an_answer_without_a_finish_reason_is_a_failure(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("La moitié")])
+    assert parse_stream((await post(client, stream=True)).content)[-1]["error"]["code"] == "provider_cut"
+
+
+async def test_a_silent_stream_is_kept_open_by_comments(client: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+    play(provider, [*say("Un"), Wait(0.8), *say(" deux"), *finish()])
+    answer = await post(client, stream=True)
+    blocks = answer.text.split("\n\n")
+    assert 1 <= blocks.count(COMMENT) <= 3
+    assert text_of(parse_stream(answer.content)) == "Un deux"
+
+
+async def test_a_stream_is_kept_open_before_its_first_token(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say(), Wait(0.8), *say("Enfin"), *finish()])
+    started = time.monotonic()
+    async with client.stream("POST", "/completion", json={"message": "a", "model": MODEL, "stream": True}) as answer:
+        assert answer.status_code == 200
+        chunks = answer.aiter_bytes()
+        assert await anext(chunks) == f"{COMMENT}\n\n".encode()
+        assert time.monotonic() - started < 0.75
+        rest = b"".join([chunk async for chunk in chunks])
+    assert text_of(parse_stream(rest)) == "Enfin"
+
+
+async def test_a_failure_after_a_comment_is_told_in_the_last_event_for_the_status_is_sent(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say(), Wait(0.5), Cut()])
+    answer = await post(client, stream=True)
+    assert answer.status_code == 200
+    assert answer.text.startswith(COMMENT)
+    (last,) = parse_stream(answer.content)
+    assert last["error"]["code"] == "provider_cut"
+
+
+async def test_pieces_arrive_as_they_come(client: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+    play(provider, [*say("Un"), Wait(0.4), *say(" deux"), *finish()])
+    arrived = asyncio.get_running_loop().time
+    async with client.stream("POST", "/completion", json={"message": "a", "model": MODEL, "stream": True}) as answer:
+        times = [arrived() async for _ in answer.aiter_bytes()]
+    assert times[-1] - times[0] > 0.3
+
+
+def test_comments_do_not_pile_up_behind_a_client_that_does_not_read(
+    server: LiveServer, provider: ScriptedProvider
+) -> None:
+    """A stream that waits for its reader is silent too; one comment may wait with it, not one every `SSE_PING_S`."""
+    piece, pieces = "x" * 1_000, 12_000
+    play(provider, [*say(*[piece] * pieces), *finish()])
+    with open_completion(server, stream=True, receive_buffer=65536) as connection:
+        wait_until(lambda: provider.answering, 10, "the provider answers")
+        deadline = time.monotonic() + 2.5
+        wait_until(lambda: time.monotonic() > deadline, 5, "eight times the time between comments passed")
+        received = [b""]
+        while not received[-1].endswith(b"0\r\n\r\n"):
+            received.append(connection.recv(65536))
+    body = body_of(b"".join(received))
+    assert len(text_of(parse_stream(body))) == len(piece) * pieces
+    assert body.decode().split("\n\n").count(COMMENT) <= 2
+    assert "never retrieved" not in server.log

@@ -1,0 +1,137 @@
+"""The lists, the drawings, and the two questions a load balancer asks."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from config.catalogue import load_catalogue
+from tests.api_errors import check_error
+from tests.live_server import LiveServer, live_server, wait_until
+from tests.postgres_for_tests import folder
+
+MODEL_FIELDS = {"name", "provider", "description", "supports_streaming", "context_window", "available"} | {
+    "unavailable_reason",
+    "aliases",
+    "type",
+    "capabilities",
+    "prices",
+}
+
+
+@pytest.fixture(scope="module")
+def keyless() -> Iterator[LiveServer]:
+    """A server that no model can serve."""
+    with folder() as data_dir, live_server(data_dir, database=False, API_TITLE="Essai") as server:
+        yield server
+
+
+async def test_every_model_of_the_catalogue_is_listed(client: httpx.AsyncClient) -> None:
+    content = (await client.get("/models")).json()
+    assert content["total"] == len(content["models"]) == len(load_catalogue().models)
+    for model in content["models"]:
+        assert set(model) >= MODEL_FIELDS
+        assert set(model["capabilities"]) >= {"vision", "tools", "json_schema"}
+        assert model["available"] is (model["unavailable_reason"] is None)
+        assert isinstance(model["context_window"], int)
+
+
+async def test_a_model_that_cannot_serve_names_its_setting(client: httpx.AsyncClient) -> None:
+    models = {model["name"]: model for model in (await client.get("/models")).json()["models"]}
+    assert models["gpt-4o"]["available"] is True
+    assert models["mistral-small-latest"]["available"] is False
+    assert "MISTRALAI_API_KEY" in models["mistral-small-latest"]["unavailable_reason"]
+    assert "LOCAL_MODEL" in models["smollm2-135m-instruct"]["unavailable_reason"]
+
+
+async def test_every_alias_of_the_list_is_accepted_as_a_model(client: httpx.AsyncClient) -> None:
+    for model in (await client.get("/models")).json()["models"]:
+        for alias in model["aliases"]:
+            answer = await client.post("/completion", json={"message": " ", "model": alias})
+            check_error(answer, 400, "bad_request")
+
+
+async def test_the_agents_are_listed_with_those_that_cannot_be_called(client: httpx.AsyncClient) -> None:
+    content = (await client.get("/agents")).json()
+    assert content["total"] == len(content["agents"])
+    agents = {agent["name"]: agent for agent in content["agents"]}
+    assert all(agent["type"] == name for name, agent in agents.items())
+    assert (agents["V2"]["available"], agents["V2"]["unavailable_reason"]) == (True, None)
+    assert agents["V1"]["available"] is False
+    assert agents["V1"]["unavailable_reason"]
+
+
+async def test_an_agents_graph_is_drawn_as_mermaid(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/agents/V2/graph")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/vnd.mermaid")
+    assert "graph TD" in answer.text
+    assert "__start__" in answer.text
+
+
+async def test_a_drawing_that_cannot_be_made_says_why(client: httpx.AsyncClient) -> None:
+    assert "V2" in check_error(await client.get("/agents/V9/graph"), 404, "not_found")
+    check_error(await client.get("/agents/V1/graph"), 503, "agent_unavailable")
+    svg = await client.get("/agents/V2/graph", headers={"Accept": "image/svg+xml"})
+    check_error(svg, 406, "not_acceptable")
+
+
+@pytest.mark.parametrize("path", ["/models", "/agents", "/agents/V2/graph", "/auth/verify"])
+def test_the_lists_want_a_credential(server: LiveServer, path: str) -> None:
+    answer = httpx.get(f"{server.url}{path}", trust_env=False)
+    check_error(answer, 401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_says_who_answers(keyless: LiveServer) -> None:
+    content = httpx.get(f"{keyless.url}/health", trust_env=False).json()
+    assert list(content) == ["status", "version", "title", "environment", "timestamp"]
+    assert (content["status"], content["title"], content["environment"]) == ("healthy", "Essai", "development")
+    assert datetime.fromisoformat(content["timestamp"]).tzinfo is not None
+
+
+def test_readiness_fails_with_the_reason_when_no_model_can_serve(keyless: LiveServer) -> None:
+    answer = httpx.get(f"{keyless.url}/ready", trust_env=False)
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "not ready"
+    models = answer.json()["dependencies"]["models"]
+    assert models["state"] == "down"
+    assert "OPENAI_API_KEY" in models["reason"]
+
+
+def test_readiness_holds_while_the_database_is_down_and_says_so(server: LiveServer) -> None:
+    def ask() -> httpx.Response:
+        return httpx.get(f"{server.url}/ready", trust_env=False)
+
+    wait_until(lambda: ask().json()["dependencies"]["database"]["state"] == "down", 10, "the database is seen down")
+    answer = ask()
+    assert answer.status_code == 200
+    dependencies = answer.json()["dependencies"]
+    assert set(dependencies) == {"server", "database", "ledger", "models"}
+    assert dependencies["models"] == {"state": "ready", "reason": None}
+    assert dependencies["database"]["reason"]
+    assert "nobody" not in answer.text
+
+
+def test_a_database_without_a_model_does_not_make_it_ready(tmp_path: Path) -> None:
+    with live_server(tmp_path) as server:
+
+        def dependencies() -> dict[str, dict[str, object]]:
+            content = httpx.get(f"{server.url}/ready", trust_env=False).json()
+            return dict(content["dependencies"])
+
+        wait_until(lambda: dependencies()["database"]["state"] == "ready", 30, "the database is ready")
+        assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 503
+
+
+def test_a_port_that_is_taken_stops_the_start(keyless: LiveServer, tmp_path: Path) -> None:
+    started = time.monotonic()
+    second = LiveServer(tmp_path / "second", keyless.environment)
+    with contextlib.closing(second), pytest.raises(AssertionError, match=r"ended with [13]:"):
+        second.start(port=keyless.port)
+    assert "address already in use" in second.log
+    assert time.monotonic() - started < 15

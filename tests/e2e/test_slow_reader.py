@@ -1,0 +1,56 @@
+"""A client that reads slowly: nothing is lost, and the server keeps only a bounded part of the answer for it."""
+
+from tests.live_server import LiveServer, wait_until
+from tests.provider_thread import play
+from tests.raw_client import body_of, open_completion
+from tests.scripted_provider import ScriptedProvider, finish, say
+from tests.server_sent_events import parse_stream, text_of
+
+PIECES = 20_000
+PIECE = "x" * 1_000
+"""20,000 pieces of 1 kB: more than the queue of a run and the kernel's buffers on both sides hold together."""
+HELD_BYTES = 30_000_000
+"""What the server may keep for a client that does not read: 4,096 pieces, and what the allocator makes of them."""
+
+
+def test_an_answer_of_20_megabytes_reaches_a_slow_reader_whole_and_does_not_pile_up_in_the_server(
+    server: LiveServer, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("warm"), *finish()], [*say(*[f"{i} {PIECE}" for i in range(PIECES)]), *finish(5, PIECES)])
+    with open_completion(server, stream=True) as warm:
+        warm.recv(65536)
+    before = server.root.memory_info().rss
+    with open_completion(server, stream=True, receive_buffer=65536, request_id="slow") as connection:
+        wait_until(lambda: provider.answering, 10, "the provider answers")
+        wait_until(lambda: is_still(server), 20, "the server has stopped reading the provider")
+        assert provider.answering == 1, "nobody has read anything: the provider, too, is held back"
+        held = server.root.memory_info().rss - before
+        assert held < HELD_BYTES, f"{held / 1e6:.1f} MB kept"
+        received = [b""]
+        while not received[-1].endswith(b"0\r\n\r\n"):
+            received.append(connection.recv(65536))
+    events = parse_stream(body_of(b"".join(received)))
+    assert [event["content"] for event in events[:-1]] == [f"{i} {PIECE}" for i in range(PIECES)]
+    assert events[-1]["metadata"]["usage"]["output_tokens"] == PIECES
+    assert "error" not in events[-1]
+    (row,) = server.wait_for_rows(1, "request_id = %s", "slow")
+    assert row["status"] == "succeeded"
+
+
+def is_still(server: LiveServer) -> bool:
+    """Whether the server uses no CPU to speak of."""
+    return server.root.cpu_percent(0.4) < 10
+
+
+def test_a_slow_reader_does_not_slow_the_others(server: LiveServer, provider: ScriptedProvider) -> None:
+    play(provider, [*say(*[PIECE] * 5_000), *finish()], *[[*say("Oui"), *finish()]] * 5)
+    with open_completion(server, stream=True, receive_buffer=4096):
+        wait_until(lambda: provider.answering, 10, "the provider answers")
+        for _ in range(5):
+            with open_completion(server, stream=True) as other:
+                other.settimeout(3)
+                received = b""
+                while not received.endswith(b"0\r\n\r\n"):
+                    received += other.recv(65536)
+                assert text_of(parse_stream(body_of(received))) == "Oui"
+    wait_until(lambda: provider.answering == 0, 5, "the slow reader's run ends with it")
