@@ -104,7 +104,7 @@ def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
 
 def _greeting(settings: Settings, catalogue: Catalogue) -> str:
     """Where to look, and what can serve."""
-    address = f"http://{'127.0.0.1' if settings.host in {'0.0.0.0', '::'} else settings.host}:{settings.port}"  # noqa: S104 - shown, not bound
+    address = f"http://{'127.0.0.1' if settings.host in {'0.0.0.0', '::'} else settings.host}:{settings.port}"  # noqa: S104  # nosec B104 - shown, not bound
     lines = [
         f"{settings.api_title} {settings.api_version} — {address}",
         f"  documentation  {address}/docs",
