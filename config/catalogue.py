@@ -80,6 +80,8 @@ class Capabilities(_Entry):
     json_schema: bool = False
     temperature: bool = True
     """Reasoning models refuse any temperature but their own: it is then not sent."""
+    dimensions: bool = False
+    """Embeddings: whether a caller may ask for shorter vectors."""
 
 
 class UrlSource(_Entry):
@@ -126,6 +128,21 @@ class ModelEntry(_Entry):
     price: ListPrice | GenaiPrice | None = None
     impact: ImpactSource | None = None
     weights: Weights | None = None
+    dimensions: int | None = Field(default=None, gt=0)
+    """Embeddings: how many numbers a vector has."""
+
+    @model_validator(mode="after")
+    def _is_what_its_type_says(self) -> Self:
+        if self.type != "embedding":
+            if self.dimensions is not None:
+                raise misplaced("only a model of type 'embedding' has dimensions", "dimensions")
+            if self.capabilities.dimensions:
+                raise misplaced("only a model of type 'embedding' has dimensions", "capabilities", "dimensions")
+        elif isinstance(self.impact, EcologitsModel | ParameterCount):
+            # Both count output tokens, and an embedding has none: they would call it free of emissions.
+            problem = "an embedding's impact is measured (method: cpu-time) or not known (null)"
+            raise misplaced(problem, "impact", "method")
+        return self
 
     @property
     def name_on_wire(self) -> str:

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     jwt_expiration_minutes: int = Field(default=60, gt=0)
     api_keys: CommaSeparated = Field(default=(), repr=False)
+    cygnis_api_key: SecretStr | None = None
 
     # Models
     default_model: str | None = None
@@ -57,8 +58,21 @@ class Settings(BaseSettings):
     )
     mistral_base_url: str = "https://api.mistral.ai/v1"
 
+    hf_token: SecretStr | None = None
+    hf_base_url: str = "https://router.huggingface.co/v1"
+    endpoint_keys: CommaSeparated = Field(default=(), repr=False)
+    spark_app_id: str | None = Field(default=None, validation_alias=AliasChoices("SPARK_APP_ID", "APP_ID"))
+    spark_api_secret: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("SPARK_API_SECRET", "API_SECRET")
+    )
+    spark_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("SPARK_API_KEY", "API_KEY"))
+    spark_base_url: str = "wss://spark-api.xf-yun.com"
+    spark_vision_base_url: str = "wss://spark-api.cn-huabei-1.xf-yun.com"
+
     # Bounds on a request and on a run
-    max_body_bytes: int = Field(default=4_000_000, gt=0)
+    max_body_bytes: int = Field(default=8_000_000, gt=0)
+    max_image_bytes: int = Field(default=4_000_000, gt=0)
+    image_timeout_s: float = Field(default=10.0, gt=0)
     max_message_chars: int = Field(default=400_000, gt=0)
     max_history_messages: int = Field(default=1_000, gt=0)
     provider_connect_timeout_s: float = Field(default=5.0, gt=0)
@@ -83,7 +97,7 @@ class Settings(BaseSettings):
     ram_watts_per_gb: float = Field(default=0.392, ge=0)
     usd_eur: float | None = Field(default=None, gt=0)
 
-    @field_validator("cors_origins", "api_keys", mode="before")
+    @field_validator("cors_origins", "api_keys", "endpoint_keys", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -95,7 +109,7 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("openai_base_url", "mistral_base_url", "local_base_url")
+    @field_validator("openai_base_url", "mistral_base_url", "local_base_url", "hf_base_url")
     @classmethod
     def _is_http_address(cls, value: str | None) -> str | None:
         """Without the value in the message: an address may carry a password."""

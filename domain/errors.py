@@ -2,10 +2,13 @@
 
 RouteurError
 ├── BadRequest (400)
+│   ├── InvalidParameter        one field of the request, by its name
 │   ├── UnknownAgent
 │   ├── UnknownModel
 │   ├── NotSupportedYet
-│   └── ContextOverflow
+│   ├── ContextOverflow
+│   ├── ContentFiltered         the provider's audit refused the question or the answer
+│   └── FetchRefused            an address that the caller gave was not fetched
 ├── Unauthorized (401)
 ├── Forbidden (403)
 ├── NotFound (404)
@@ -13,6 +16,9 @@ RouteurError
 ├── UnsupportedMedia (415)
 ├── ProviderError (502)
 │   ├── ProviderRefused        the provider answered with an error status
+│   │   ├── CredentialRefused (401)     it does not know the credential that the caller sent
+│   │   ├── CredentialNotAllowed (403)  it knows it, and grants it nothing here
+│   │   └── ModelNotServed (404)        it serves no such model, or no longer
 │   ├── ProviderUnreachable    no connection
 │   ├── ProviderCut            the answer ended or broke before its finish reason
 │   ├── ProviderStalled (504)  nothing came for too long
@@ -46,6 +52,16 @@ class BadRequest(RouteurError):
     status = 400
 
 
+class InvalidParameter(BadRequest):
+    """`param` is the field's name as the caller wrote it: `messages.2.content`."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, param: str, problem: str) -> None:
+        super().__init__(f"{param}: {problem}")
+        self.param = param
+
+
 class UnknownAgent(BadRequest):
     code = "unknown_agent"
 
@@ -60,6 +76,14 @@ class NotSupportedYet(BadRequest):
 
 class ContextOverflow(BadRequest):
     code = "context_overflow"
+
+
+class ContentFiltered(BadRequest):
+    code = "content_filter"
+
+
+class FetchRefused(BadRequest):
+    code = "fetch_refused"
 
 
 class Unauthorized(RouteurError):
@@ -113,6 +137,25 @@ class ProviderError(RouteurError):
 
 class ProviderRefused(ProviderError):
     code = "provider_refused"
+
+
+class CredentialRefused(ProviderRefused):
+    """Only for a credential of the caller's own: the server's is the operator's matter, and `ProviderRefused`."""
+
+    code = "credential_refused"
+    status = 401
+
+
+class CredentialNotAllowed(ProviderRefused):
+    """Only for a credential of the caller's own, as `CredentialRefused`."""
+
+    code = "credential_not_allowed"
+    status = 403
+
+
+class ModelNotServed(ProviderRefused):
+    code = "model_not_served"
+    status = 404
 
 
 class ProviderUnreachable(ProviderError):

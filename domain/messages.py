@@ -1,14 +1,18 @@
 """The messages of an exchange, as callers send them."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-Role = Literal["user", "assistant", "system"]
+Role = Literal["user", "assistant", "system", "developer", "tool"]
+Content = str | Sequence[Mapping[str, Any]]
+"""Text, or parts of OpenAI's shapes: text, image_url."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation. `more` holds what some roles add: `name`, `tool_calls`, `tool_call_id`."""
 
     role: Role
-    content: str
+    content: Content
+    more: Mapping[str, Any] = field(default_factory=dict)

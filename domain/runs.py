@@ -15,10 +15,22 @@ RunStatus = Literal["succeeded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What every door makes of its own format. `messages` ends with the caller's new message."""
+class Hop:
+    """A model that was to answer and did not, and why."""
 
-    agent: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What every door makes of its own format. `messages` ends with the caller's new message.
+
+    Without an `agent` the model answers by itself. `parameters` are the rest of what the model is told, in OpenAI's
+    names; `credentials` are the caller's own for a provider, by its name, and go before the server's.
+    """
+
+    agent: str | None
     messages: tuple[Message, ...]
     principal: Principal
     request_id: str
@@ -28,6 +40,8 @@ class RunRequest:
     project_id: str | None = None
     sources: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stream: bool = False
     events: bool = False
 
@@ -37,7 +51,7 @@ class Started:
     """The run was accepted: its agent is known and its model can serve."""
 
     run_id: UUID
-    agent: str
+    agent: str | None
     model: str
 
 
@@ -58,6 +72,21 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelDelta:
+    """A rare piece of what a model said by itself: a part of a tool call, reasoning, log probabilities, the end.
+
+    `content` is a delta of OpenAI's shape, without its text. `finish_reason` is set on the last one, and `extra` is
+    what a provider tells its own callers besides (Spark: `version`, `domain`, `question_tokens`).
+    """
+
+    model: str
+    content: Mapping[str, Any]
+    finish_reason: str | None = None
+    logprobs: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The run failed; a `Finished` with what it consumed follows."""
 
@@ -72,9 +101,10 @@ class Finished:
     report: Report
     model: str
     message_count: int
+    fallbacks: tuple[Hop, ...] = ()
 
 
-RunEvent = Started | Tokens | Progress | Failed | Finished
+RunEvent = Started | Tokens | Progress | ModelDelta | Failed | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +116,7 @@ class RunRecord:
     request_id: str
     subject: str
     project_id: str | None
-    agent: str
+    agent: str | None
     requested_model: str | None
     model: str
     stream: bool

@@ -10,18 +10,19 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langgraph.errors import GraphRecursionError
 from langgraph.graph.state import CompiledStateGraph
 
-from domain.errors import AgentFailed, RouteurError, RunTimeout, ShuttingDown
+from domain.errors import AgentFailed, BadRequest, InternalError, RouteurError, RunTimeout, ShuttingDown
 from domain.messages import Message
 from domain.reports import Report
 from domain.runs import Failed, Finished, Progress, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
 from services.accounting.accountant import Accountant
 from services.accounting.metadata import record_calls
 from services.agent_registry import Agents
-from services.llm.router import Router
+from services.llm.message import rare_delta, text_of
+from services.llm.router import Request, Router
 from services.run_context import RunContext, TextBatch, current_run
 
 logger = logging.getLogger("routeur.runs")
@@ -84,8 +85,8 @@ class CompletionService:
         Closing the generator cancels the graph and the provider's call. The row is in the ledger before
         `Finished` is yielded: an answer that arrived whole is never missing from the accounts.
         """
-        graph = self._agents.get_graph_or_raise(request.agent)
-        model = self._router.resolve(request.model)
+        graph = None if request.agent is None else self._agents.get_graph_or_raise(request.agent)
+        model = self._router.plan(request.model, request.credentials).first
         run = _Run(uuid4(), request, _context(request, model.id), datetime.now(UTC), time.perf_counter())
         task = asyncio.create_task(self._execute(run, graph), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
@@ -111,14 +112,17 @@ class CompletionService:
                 finally:
                     self._record(run, "cancelled", None)
 
-    async def _execute(self, run: _Run, graph: CompiledStateGraph[Any]) -> RouteurError | None:
-        """Run the graph to its end; what went wrong is returned, for the report must follow it."""
+    async def _execute(self, run: _Run, graph: CompiledStateGraph[Any] | None) -> RouteurError | None:
+        """Run the graph, or the model alone, to its end; what went wrong is returned: the report must follow it."""
         current_run.set(run.context)
         limit = asyncio.timeout(self._run_timeout_s)
         try:
             async with limit:
-                final = await _final_state(graph, run)
-                await _say_what_was_not_streamed(final, run.context)
+                if graph is None:
+                    await self._ask_model(run)
+                else:
+                    final = await _final_state(graph, run)
+                    await _say_what_was_not_streamed(final, run.context)
         except asyncio.CancelledError:
             if run.context.interruption is None:
                 raise
@@ -130,6 +134,31 @@ class CompletionService:
         finally:
             await run.context.end_threaded_calls(CANCEL_WAIT_S)
         return None
+
+    async def _ask_model(self, run: _Run) -> None:
+        """A model answers by itself: the same router and the same accounts, without a graph."""
+        context = run.context
+        asked = Request(
+            messages=[_as_langchain(message) for message in run.request.messages],
+            parameters=context.parameters,
+            stop=None,
+            credentials=context.credentials,
+            whole=not run.request.stream,
+            on_call=context.calls.append,
+            on_hop=context.hops.append,
+        )
+        plan = self._router.plan(context.requested_model, context.credentials)
+        async with aclosing(self._router.stream(plan, asked)) as deltas:
+            async for delta in deltas:
+                if isinstance(delta, list):
+                    await context.say(asked.answering_model, delta)
+                    continue
+                if pieces := text_of(delta):
+                    await context.say(asked.answering_model, pieces)
+                if (rare := rare_delta(delta, asked.answering_model)) is not None:
+                    context.queue.put(rare)
+        # A model that only calls a tool says nothing, and has answered all the same.
+        context.answering_model = asked.answering_model
 
     def _record(self, run: _Run, status: RunStatus, error: RouteurError | None) -> Report:
         context, request = run.context, run.request
@@ -148,8 +177,13 @@ class CompletionService:
 
 
 def _context(request: RunRequest, model: str) -> RunContext:
-    parameters = {"temperature": request.temperature, "max_tokens": request.max_tokens}
-    return RunContext(model=model, parameters={key: value for key, value in parameters.items() if value is not None})
+    own = {"temperature": request.temperature, "max_tokens": request.max_tokens}
+    return RunContext(
+        model=model,
+        requested_model=request.model,
+        parameters={**request.parameters, **{key: value for key, value in own.items() if value is not None}},
+        credentials=request.credentials,
+    )
 
 
 async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str, Any]:
@@ -169,7 +203,7 @@ async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str
                 state = content
             else:
                 status = "finished" if "result" in content else "started"
-                run.context.queue.put_progress(Progress("node", {"node": content["name"], "status": status}))
+                run.context.queue.put(Progress("node", {"node": content["name"], "status": status}))
     return state
 
 
@@ -210,7 +244,9 @@ def _told(error: Exception, request: RunRequest) -> RouteurError:
     return _failed_agent(request)
 
 
-def _failed_agent(request: RunRequest) -> AgentFailed:
+def _failed_agent(request: RunRequest) -> RouteurError:
+    if request.agent is None:
+        return InternalError(f"the server failed; its log says why (request {request.request_id})")
     return AgentFailed(f"agent {request.agent!r} failed; the server's log says why (request {request.request_id})")
 
 
@@ -243,7 +279,9 @@ async def _cancel(task: asyncio.Task[RouteurError | None]) -> None:
 
 def _finished(run: _Run, report: Report, *, answered: bool) -> Finished:
     model = run.context.answering_model or run.context.model
-    return Finished(run.id, report, model, _message_count(run.request, answered=answered))
+    count = _message_count(run.request, answered=answered)
+    # An agent that asks several times passes the same model over each time.
+    return Finished(run.id, report, model, count, tuple(dict.fromkeys(run.context.hops)))
 
 
 def _message_count(request: RunRequest, *, answered: bool) -> int:
@@ -279,4 +317,9 @@ def _row(run: _Run, report: Report, status: RunStatus, error: RouteurError | Non
 
 
 def _as_langchain(message: Message) -> BaseMessage:
-    return LANGCHAIN_MESSAGES[message.role](content=message.content)
+    if isinstance(message.content, str) and not message.more and (kind := LANGCHAIN_MESSAGES.get(message.role)):
+        return kind(content=message.content)
+    try:
+        return convert_to_messages([{"role": message.role, "content": message.content, **message.more}])[0]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadRequest(f"messages: a message of role {message.role!r} cannot be read: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from domain.errors import RouteurError
-from domain.runs import Progress
+from domain.runs import Hop, ModelDelta, Progress
 from domain.usage import Call
 
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ class TextBatch:
     pieces: list[str]
 
 
-Item = TextBatch | Progress
+Item = TextBatch | Progress | ModelDelta
 
 
 class RunQueue:
@@ -54,8 +54,9 @@ class RunQueue:
             self._room.clear()
             await self._room.wait()
 
-    def put_progress(self, progress: Progress) -> None:
-        self._items.append(progress)
+    def put(self, event: Progress | ModelDelta) -> None:
+        """Add a rare event."""
+        self._items.append(event)
         self._news.set()
 
     def close(self) -> None:
@@ -79,9 +80,13 @@ class RunContext:
     """What the chat model reads and writes while a run goes on."""
 
     model: str
+    requested_model: str | None = None
+    """The name that the caller asked for: a model, a route, or `None` for the default chain."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
     queue: RunQueue = field(default_factory=RunQueue)
     calls: list[Call] = field(default_factory=list)
+    hops: list[Hop] = field(default_factory=list)
     sent: list[list[str]] = field(default_factory=list)
     """The pieces of text put into the queue so far, a list a call."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

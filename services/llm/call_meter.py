@@ -72,6 +72,9 @@ class CallMeter:
             return TokenUsage(0, 0), False
         prompt_chars = sum(len(message.text) for message in self._call.messages)
         prompt = prompt_chars // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE * len(self._call.messages)
+        if self._call.whole and error is not None and self._first_s is None:
+            # The answer was on its way in one piece: how much of it had been written, nobody saw.
+            return TokenUsage(prompt, None), True
         return TokenUsage(prompt, max(self._pieces, self._chars // CHARS_PER_TOKEN)), True
 
 

@@ -21,12 +21,10 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel, ConfigDict, Field
 
-from config.catalogue import ModelEntry
-from domain.usage import Call
 from services.llm.context import trim_messages
 from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
 from services.llm.providers.provider import Delta
-from services.llm.router import Router
+from services.llm.router import Plan, Request, Router
 from services.run_context import RunContext, current_run
 
 NOSTREAM_TAG = "nostream"
@@ -51,7 +49,8 @@ class RouteurChatModel(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         """What traces say of the call: the model chosen for this run."""
-        model, parameters = self._choice(kwargs)
+        plan, parameters = self._choice(kwargs)
+        model = plan.first
         traced = {"ls_provider": model.provider, "ls_model_name": model.id, "ls_model_type": "chat"}
         return {**traced, "ls_temperature": parameters.get("temperature")}
 
@@ -179,16 +178,17 @@ class RouteurChatModel(BaseChatModel):
 
         Raises `ContextOverflow` when the last message alone does not fit.
         """
-        model, parameters = self._choice({})
+        plan, parameters = self._choice({})
+        model = plan.first
         context = self.router.context_tokens(model)
         return trim_messages(messages, context_tokens=context, max_tokens=parameters.get("max_tokens"), model=model.id)
 
-    def _choice(self, bound: Mapping[str, Any]) -> tuple[ModelEntry, dict[str, Any]]:
-        """The model and the parameters of a call: what the node bound, over what the run asks for."""
+    def _choice(self, bound: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+        """The models and the parameters of a call: what the node bound, over what the run asks for."""
         run = current_run.get()
         parameters = {**(run.parameters if run else {}), **bound}
-        name = parameters.pop("model", None) or (run.model if run else None)
-        return self.router.resolve(name), parameters
+        name = parameters.pop("model", None) or (run.requested_model if run else None)
+        return self.router.plan(name, run.credentials if run else None), parameters
 
     async def _whole(self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]) -> ChatResult:
         """The whole message, its text already on its way to the caller."""
@@ -201,16 +201,20 @@ class RouteurChatModel(BaseChatModel):
     def _deltas(
         self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
     ) -> AsyncGenerator[Delta]:
-        model, parameters = self._choice(bound)
+        plan, parameters = self._choice(bound)
         parameters.pop("stream", None)
         is_answer = not parameters.pop(NOSTREAM_TAG, False) and "response_format" not in parameters
         run = current_run.get()
-        on_call = run.calls.append if run else _not_counted
-        deltas = self.router.stream(model, messages, parameters=parameters, stop=stop, on_call=on_call)
-        return _said(deltas, run, model.id) if run and is_answer else deltas
+        request = Request(messages, parameters, stop)
+        if run is not None:
+            request.credentials = run.credentials
+            request.on_call = run.calls.append
+            request.on_hop = run.hops.append
+        deltas = self.router.stream(plan, request)
+        return _said(deltas, run, request) if run and is_answer else deltas
 
 
-async def _said(deltas: AsyncGenerator[Delta], run: RunContext, model: str) -> AsyncGenerator[Delta]:
+async def _said(deltas: AsyncGenerator[Delta], run: RunContext, request: Request) -> AsyncGenerator[Delta]:
     """The same deltas; their text also goes straight to whoever reads the run."""
     sent: list[str] = []
     run.sent.append(sent)
@@ -218,17 +222,13 @@ async def _said(deltas: AsyncGenerator[Delta], run: RunContext, model: str) -> A
         async for delta in deltas:
             if pieces := delta if isinstance(delta, list) else text_of(delta):
                 sent += pieces
-                await run.say(model, pieces)
+                await run.say(request.answering_model, pieces)
             yield delta
 
 
 def _hushed(kwargs: dict[str, Any], tags: Sequence[str] | None) -> dict[str, Any]:
     """The arguments of a call, saying also whether its text is to be kept from the caller."""
     return {**kwargs, NOSTREAM_TAG: True} if tags and NOSTREAM_TAG in tags else kwargs
-
-
-def _not_counted(call: Call) -> None:
-    """Outside a run (a developer tries a model in a shell) nobody keeps the accounts."""
 
 
 def _on_the_runs_loop(work: Callable[[], Coroutine[Any, Any, ChatResult]]) -> ChatResult:

@@ -1,6 +1,8 @@
 """Builds the providers, the router and the chat model from the settings."""
 
-from config.catalogue import Catalogue, ModelEntry
+from pydantic import SecretStr
+
+from config.catalogue import Catalogue, Endpoint, ModelEntry
 from config.settings import Settings
 from core.http_client import HttpClient
 from domain.errors import ConfigurationError
@@ -9,6 +11,8 @@ from services.llm.providers.local import Local
 from services.llm.providers.mistral import Mistral
 from services.llm.providers.openai_compatible import OpenAICompatible
 from services.llm.providers.provider import Provider
+from services.llm.providers.spark import Spark
+from services.llm.providers.spark_auth import SparkCredentials
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
 
@@ -21,8 +25,8 @@ def local_entry(catalogue: Catalogue, settings: Settings) -> ModelEntry | None:
     if settings.local_model == NO_LOCAL_MODEL:
         return None
     entry = catalogue.get(settings.local_model)
-    if entry is None or entry.provider != LOCAL:
-        known = [model.id for model in catalogue.models if model.provider == LOCAL]
+    if entry is None or entry.provider != LOCAL or entry.type != "llm":
+        known = [model.id for model in catalogue.models if model.provider == LOCAL and model.type == "llm"]
         raise ConfigurationError(f"LOCAL_MODEL={settings.local_model!r} is not one of {', '.join(known)} or 'none'")
     return entry
 
@@ -35,13 +39,18 @@ def create_local_runtime(catalogue: Catalogue, settings: Settings) -> LocalRunti
 
 def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None) -> Router:
     """The router over every provider the settings know; DEFAULT_MODEL must be in the catalogue."""
-    if settings.default_model is not None and catalogue.get(settings.default_model) is None:
-        known = ", ".join(model.id for model in catalogue.models)
+    if settings.default_model is not None and not any(
+        model.type == "llm" for model in catalogue.candidates(settings.default_model)
+    ):
+        known = ", ".join(model.id for model in catalogue.models if model.type == "llm")
         raise ConfigurationError(f"DEFAULT_MODEL={settings.default_model!r} is not in the catalogue: {known}")
     providers = {
-        "openai": _openai(settings, http),
+        "openai": _keyed("openai", settings.openai_base_url, settings.openai_api_key, "OPENAI_API_KEY", settings, http),
         "mistral": _mistral(settings, http),
+        "huggingface": _keyed("huggingface", settings.hf_base_url, settings.hf_token, "HF_TOKEN", settings, http),
+        "spark": _spark(settings),
         LOCAL: _local(catalogue, settings, http, runtime),
+        **_endpoints(catalogue, settings, http),
     }
     return Router(catalogue, providers, settings.default_model)
 
@@ -51,20 +60,74 @@ def create_llm(router: Router) -> RouteurChatModel:
     return RouteurChatModel(router=router)
 
 
-def _openai(settings: Settings, http: HttpClient) -> Provider:
-    key = settings.openai_api_key
+def _keyed(
+    name: str, base_url: str, key: SecretStr | None, setting: str, settings: Settings, http: HttpClient
+) -> Provider:
+    """A hosted provider that speaks OpenAI's format and asks for a key."""
 
     def missing(model: ModelEntry) -> str | None:
-        return None if key else f"{model.id!r} needs the setting OPENAI_API_KEY"
+        return None if key else f"{model.id!r} needs the setting {setting}"
 
     return OpenAICompatible(
-        name="openai",
+        name=name,
         http=http,
-        base_url=settings.openai_base_url,
+        base_url=base_url,
         api_key=key,
         stall_timeout_s=settings.provider_stall_timeout_s,
-        is_openai=True,
+        is_openai=name == "openai",
         missing=missing,
+    )
+
+
+def _endpoints(catalogue: Catalogue, settings: Settings, http: HttpClient) -> dict[str, Provider]:
+    """The OpenAI-compatible servers that the catalogue names."""
+    keys = endpoint_keys(settings.endpoint_keys)
+    if unknown := sorted(keys.keys() - {endpoint.name for endpoint in catalogue.endpoints}):
+        raise ConfigurationError(f"ENDPOINT_KEYS names {', '.join(unknown)}, which the catalogue's endpoints do not")
+    return {
+        endpoint.name: _endpoint(endpoint, keys.get(endpoint.name), settings, http) for endpoint in catalogue.endpoints
+    }
+
+
+def _endpoint(endpoint: Endpoint, key: SecretStr | None, settings: Settings, http: HttpClient) -> Provider:
+    def missing(model: ModelEntry) -> str | None:
+        if endpoint.needs_key and key is None:
+            return f"{model.id!r} needs a key for {endpoint.name!r} in the setting ENDPOINT_KEYS"
+        return None
+
+    return OpenAICompatible(
+        name=endpoint.name,
+        http=http,
+        base_url=endpoint.base_url,
+        api_key=key,
+        stall_timeout_s=settings.provider_stall_timeout_s,
+        missing=missing,
+    )
+
+
+def endpoint_keys(entries: tuple[str, ...]) -> dict[str, SecretStr]:
+    """The keys of ENDPOINT_KEYS, by the endpoint's name."""
+    keys: dict[str, SecretStr] = {}
+    for position, entry in enumerate(entries, 1):
+        name, separator, key = entry.partition(":")
+        if not separator or not name or not key:
+            raise ConfigurationError(f"ENDPOINT_KEYS: entry {position} must be `name:key`")
+        keys[name] = SecretStr(key)
+    return keys
+
+
+def _spark(settings: Settings) -> Provider:
+    parts = (settings.spark_app_id, settings.spark_api_secret, settings.spark_api_key)
+    if any(parts) and not all(parts):
+        raise ConfigurationError("Spark needs all three of SPARK_APP_ID, SPARK_API_SECRET and SPARK_API_KEY, or none")
+    app_id, secret, key = parts
+    credentials = SparkCredentials(app_id, secret, key) if app_id and secret and key else None
+    return Spark(
+        credentials=credentials,
+        text_base_url=settings.spark_base_url,
+        vision_base_url=settings.spark_vision_base_url,
+        stall_timeout_s=settings.provider_stall_timeout_s,
+        connect_timeout_s=settings.provider_connect_timeout_s,
     )
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import orjson
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
+from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 from langchain_core.messages.tool import invalid_tool_call as create_invalid_tool_call
 from langchain_core.messages.tool import tool_call as create_tool_call
-from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
+from domain.runs import ModelDelta
 from services.llm.providers.provider import Delta
 
 
@@ -80,6 +81,31 @@ def text_of(chunk: ChatGenerationChunk) -> list[str]:
     """The chunk's text as pieces: none or one."""
     text = str(chunk.message.text)
     return [text] if text else []
+
+
+def rare_delta(chunk: ChatGenerationChunk, model: str) -> ModelDelta | None:
+    """What a chunk says beside its text, as a delta of OpenAI's shape; `None` when that is nothing."""
+    message, info = chunk.message, chunk.generation_info or {}
+    content: dict[str, Any] = {}
+    if reasoning := message.additional_kwargs.get("reasoning_content"):
+        content["reasoning_content"] = reasoning
+    if refusal := message.additional_kwargs.get("refusal"):
+        content["refusal"] = refusal
+    if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
+        content["tool_calls"] = [_fragment(fragment) for fragment in message.tool_call_chunks]
+    reason, logprobs, extra = info.get("finish_reason"), info.get("logprobs"), info.get("spark")
+    if not content and reason is None and logprobs is None and not extra:
+        return None
+    return ModelDelta(model, content, reason, logprobs, extra or {})
+
+
+def _fragment(fragment: ToolCallChunk) -> dict[str, Any]:
+    """A part of a tool call: id, type and name in its first one only, as OpenAI sends them."""
+    function = {"arguments": fragment["args"] or ""}
+    if fragment["name"]:
+        function = {"name": fragment["name"], **function}
+    whole = {"index": fragment["index"] or 0, "function": function}
+    return {**whole, "id": fragment["id"], "type": "function"} if fragment["id"] else whole
 
 
 async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerationChunk]:

@@ -27,12 +27,19 @@ def load(tmp_path: Path, text: str) -> Catalogue:
 def test_the_shipped_catalogue_chooses_hosted_models_first_then_local_ones():
     catalogue = load_catalogue()
     chosen = [catalogue.get(name) for name in catalogue.default]
-    assert [model.provider for model in chosen if model] == ["openai", "mistral", "local", "local", "local"]
+    assert [model.provider for model in chosen if model] == [
+        "openai",
+        "mistral",
+        "huggingface",
+        "local",
+        "local",
+        "local",
+    ]
 
 
-def test_every_local_model_has_weights_and_is_measured_by_cpu_time():
+def test_every_local_model_is_measured_by_cpu_time_and_has_weights_unless_a_package_brings_them():
     local = [model for model in load_catalogue().models if model.provider == "local"]
-    assert [model.id for model in local if model.weights is None] == []
+    assert [model.id for model in local if model.weights is None] == ["use-multilingual-v3"]
     assert {model.impact.method for model in local if model.impact} == {"cpu-time"}
 
 

@@ -83,8 +83,10 @@ def test_leaving_frees_the_model_and_is_counted(local: LiveServer) -> None:
 
 
 def model_process(server: LiveServer) -> psutil.Process:
-    (child,) = [p for p in server.root.children(recursive=True) if "services.local_models.child" in p.cmdline()]
-    return child
+    """The process of the local model: a child of the server's that lives."""
+    alive = [process for process in server.root.children(recursive=True) if is_alive(process)]
+    (found,) = [process for process in alive if "services.local_models.child" in process.cmdline()]
+    return found
 
 
 def test_the_model_ends_with_the_server_even_in_mid_answer(tmp_path: Path) -> None:

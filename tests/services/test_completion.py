@@ -134,12 +134,12 @@ async def test_sixty_four_runs_at_once_do_not_mix_their_answers():
 
 
 async def test_a_failure_before_the_first_token_is_told_then_the_report():
-    async with house_of([Status(429, {"error": "slow down"}, (("Retry-After", "7"),))]) as (house, _):
-        events = await events_of(house, ask())
+    async with house_of([Status(429, {"error": "slow down"}, (("Retry-After", "70"),))]) as (house, _):
+        events = await events_of(house, ask(model="gpt-4o"))
         assert [type(event) for event in events] == [Started, Failed, Finished]
         error = failure_of(events)
         assert isinstance(error, RateLimitedByProvider)
-        assert error.retry_after_s == 7
+        assert error.retry_after_s == 70
         end = finish_of(events)
         assert end.report.usage.total_tokens == 0
         assert (end.report.price.total_eur, end.message_count) == (0.0, 1)
@@ -226,9 +226,9 @@ async def test_the_errors_of_models_asked_together_are_not_the_agents():
 
         return answer
 
-    down: list[Step] = [Status(503, {"error": "down"})]
+    down: list[Step] = [Status(402, {"error": "down"})]
     async with scripted_provider(down, repeat=True) as provider, open_house(provider, agent(node)) as house:
-        events = await events_of(house, ask("mine"))
+        events = await events_of(house, ask("mine", model="gpt-4o"))
         assert isinstance(failure_of(events), ProviderRefused)
         assert len(finish_of(events).report.calls) == 2
 
@@ -258,8 +258,9 @@ async def test_an_agent_that_survives_its_models_failure_succeeds():
 
         return answer
 
-    async with house_of([Status(500, {"error": "down"})], agents=agent(node)) as (house, _):
-        events = await events_of(house, ask("mine"))
+    down: list[Step] = [Status(500, {"error": "down"})]
+    async with house_of(down, down, down, agents=agent(node)) as (house, _):
+        events = await events_of(house, ask("mine", model="gpt-4o"))
         assert (text_of(events), failure_of(events)) == ("Nobody is there", None)
-        assert [call.status for call in finish_of(events).report.calls] == ["failed"]
+        assert [call.status for call in finish_of(events).report.calls] == ["failed"] * 3
         assert the_row(house).status == "succeeded"

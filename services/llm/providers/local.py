@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from langchain_openai.chat_models.base import BaseChatOpenAI
 
@@ -26,7 +27,7 @@ class Local:
     context_limit: int
     _adapters: dict[str, BaseChatOpenAI] = field(default_factory=dict)
 
-    def unavailable_reason(self, model: ModelEntry) -> str | None:
+    def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         if self.runtime is None or model.id != self.model_id:
             return f"the local model is {self.model_id or 'none'!r}: set LOCAL_MODEL={model.id} to serve this one"
         if self.runtime.state in {"absent", "failed"}:

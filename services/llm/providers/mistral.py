@@ -13,13 +13,28 @@ from pydantic import SecretStr
 
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
+from domain.errors import BadRequest
 from services.llm.providers.openai_compatible import openai_endpoint
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.wire import reading_chunk, stream_events
+from services.llm.providers.wire import ask_whole, reading_chunk, stream_events
 
 OUR_NAME_TO_MISTRALS = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
 FINISH_REASONS = {"model_length": "length"}
-NOT_TAKEN = frozenset({"logprobs", "top_logprobs", "stream_options", "user"})
+NOT_TAKEN = frozenset(
+    {
+        "logit_bias",
+        "logprobs",
+        "metadata",
+        "reasoning_effort",
+        "service_tier",
+        "store",
+        "stream_options",
+        "top_logprobs",
+        "user",
+        "verbosity",
+    }
+)
+"""OpenAI's parameters that Mistral refuses, and that change nothing in what it answers."""
 
 
 @dataclass(slots=True)
@@ -33,7 +48,7 @@ class Mistral:
     stall_timeout_s: float
     _adapters: dict[str, ChatMistralAI] = field(default_factory=dict)
 
-    def unavailable_reason(self, model: ModelEntry) -> str | None:
+    def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         if self.api_key is None:
             return f"{model.id!r} needs the setting MISTRALAI_API_KEY (or MISTRAL_API_KEY)"
         return None
@@ -44,6 +59,11 @@ class Mistral:
     async def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
         endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
         place = (-1, "")
+        if call.whole:
+            answer = await ask_whole(self.http, endpoint, self._payload(call))
+            with reading_chunk(self.name):
+                yield _chunk(answer, place)[0]
+            return
         async with aclosing(stream_events(self.http, endpoint, self._payload(call))) as deltas:
             async for delta in deltas:
                 if isinstance(delta, list):
@@ -58,7 +78,7 @@ class Mistral:
         if adapter is None:
             adapter = self._adapters[call.model.id] = _adapter(call.model.name_on_wire)
         messages, defaults = adapter._create_message_dicts(call.messages, call.stop)  # noqa: SLF001 - the vendor offers no public way to its payload
-        return {"messages": messages, **defaults, **_parameters(call), "stream": True}
+        return {"messages": messages, **defaults, **_parameters(call), "stream": not call.whole}
 
 
 def _adapter(wire_name: str) -> ChatMistralAI:
@@ -73,6 +93,8 @@ def _adapter(wire_name: str) -> ChatMistralAI:
 
 
 def _parameters(call: ModelCall) -> Mapping[str, Any]:
+    if call.parameters.get("logprobs"):
+        raise BadRequest(f"logprobs: {call.model.id!r} gives no log probabilities; leave it out or name another model")
     renamed = {OUR_NAME_TO_MISTRALS.get(key, key): value for key, value in call.parameters.items()}
     if not call.model.capabilities.temperature:
         renamed.pop("temperature", None)

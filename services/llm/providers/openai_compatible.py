@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.wire import Endpoint, reading_chunk, stream_events
+from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class OpenAICompatible:
     context_limit: int | None = None
     _adapters: dict[str, BaseChatOpenAI] = field(default_factory=dict)
 
-    def unavailable_reason(self, model: ModelEntry) -> str | None:
+    def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         return self.missing(model)
 
     def context_tokens(self, model: ModelEntry) -> int:
@@ -81,6 +81,13 @@ async def stream_openai(
     http: HttpClient, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
 ) -> AsyncGenerator[Delta]:
     """One call over OpenAI's wire: text pieces in batches, rare chunks through the vendor's reader."""
+    if call.whole:
+        answer = await ask_whole(http, endpoint, openai_payload(adapter, call))
+        with reading_chunk(endpoint.provider):
+            whole = openai_chunk(adapter, answer)
+        if whole is not None:
+            yield whole
+        return
     async with aclosing(stream_events(http, endpoint, openai_payload(adapter, call))) as deltas:
         async for delta in deltas:
             if isinstance(delta, list):
@@ -97,16 +104,28 @@ def openai_payload(adapter: BaseChatOpenAI, call: ModelCall) -> dict[str, Any]:
     parameters = dict(call.parameters)
     if not call.model.capabilities.temperature:
         parameters.pop("temperature", None)
+    # A node gives it as LangChain's argument, a door as OpenAI's parameter.
+    stop = parameters.pop("stop", None) or call.stop
     messages: list[BaseMessage] = call.messages
-    payload: dict[str, Any] = adapter._get_request_payload(messages, stop=call.stop, **parameters)  # noqa: SLF001 - the vendor offers no public way to its payload without its client
-    payload["stream"] = True
-    payload["stream_options"] = {"include_usage": True}
+    payload: dict[str, Any] = adapter._get_request_payload(messages, stop=stop, **parameters)  # noqa: SLF001 - the vendor offers no public way to its payload without its client
+    payload["stream"] = not call.whole
+    if call.whole:
+        payload.pop("stream_options", None)
+    else:
+        payload["stream_options"] = {"include_usage": True}
     return payload
 
 
 def openai_chunk(adapter: BaseChatOpenAI, parsed: dict[str, Any]) -> ChatGenerationChunk | None:
-    """A rare chunk as LangChain's: tool calls, finish reason, usage."""
-    return adapter._convert_chunk_to_generation_chunk(parsed, AIMessageChunk, None)  # noqa: SLF001 - the vendor's reader of one chunk
+    """A rare chunk as LangChain's: tool calls, finish reason, usage; also what the vendor drops: reasoning, refusal."""
+    chunk: ChatGenerationChunk | None = adapter._convert_chunk_to_generation_chunk(parsed, AIMessageChunk, None)  # noqa: SLF001 - the vendor's reader of one chunk
+    if chunk is not None and parsed.get("choices"):
+        delta = parsed["choices"][0]["delta"]
+        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
+            chunk.message.additional_kwargs["reasoning_content"] = reasoning
+        if refusal := delta.get("refusal"):
+            chunk.message.additional_kwargs["refusal"] = refusal
+    return chunk
 
 
 def bearer_headers(api_key: SecretStr | None) -> Mapping[str, str]:

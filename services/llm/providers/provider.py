@@ -16,13 +16,19 @@ Delta = list[str] | ChatGenerationChunk
 
 @dataclass(slots=True)
 class ModelCall:
-    """One request to one model. `parameters` are OpenAI's names; `local_work` is set by who ran it here."""
+    """One request to one model. `parameters` are OpenAI's names; `local_work` is set by who ran it here.
+
+    `credential` is what the caller sent for this provider, in the provider's own type: it goes before the server's.
+    """
 
     model: ModelEntry
     messages: list[BaseMessage]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stop: list[str] | None = None
+    whole: bool = False
+    """Nobody reads along: the provider may be asked for the answer in one piece."""
     local_work: LocalWork | None = None
+    credential: Any = field(default=None, repr=False)
 
 
 class Provider(Protocol):
@@ -30,8 +36,11 @@ class Provider(Protocol):
 
     name: str
 
-    def unavailable_reason(self, model: ModelEntry) -> str | None:
-        """Why it cannot serve this model now, naming the way out; `None` when it can. Never calls out."""
+    def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
+        """Why it cannot serve this model now, naming the way out; `None` when it can. Never calls out.
+
+        `credential` is the caller's own, which makes up for one that the server lacks.
+        """
 
     def context_tokens(self, model: ModelEntry) -> int:
         """How many tokens, prompt and answer together, it serves this model with."""

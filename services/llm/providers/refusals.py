@@ -8,7 +8,14 @@ from typing import Any
 import aiohttp
 import orjson
 
-from domain.errors import BadRequest, ContextOverflow, ProviderRefused, RateLimitedByProvider, RouteurError
+from domain.errors import (
+    BadRequest,
+    ContextOverflow,
+    ModelNotServed,
+    ProviderRefused,
+    RateLimitedByProvider,
+    RouteurError,
+)
 
 MAX_ERROR_BYTES = 65_536
 NO_WORDS = "no readable message"
@@ -38,6 +45,10 @@ async def refusal(provider: str, response: aiohttp.ClientResponse) -> RouteurErr
             f"{provider} refused the server's credential ({status}): the operator must check its key",
             retryable=False,
             upstream_status=status,
+        )
+    if status == 404 or "model_not_supported" in body.decode("utf-8", "replace"):
+        return ModelNotServed(
+            f"{provider} serves no such model ({status}): {message}", retryable=False, upstream_status=404
         )
     if status in {400, 413, 422}:
         if any(mark in body.decode("utf-8", "replace").lower() for mark in OVERFLOW_MARKS):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from config.catalogue import EcologitsModel, ModelEntry, load_catalogue
+from config.catalogue import EcologitsModel, ModelEntry, ParameterCount, load_catalogue
 from config.impact_factors import load_impact_factors
 from config.settings import Settings
 from domain.impact import Footprint
@@ -20,7 +20,9 @@ from domain.reports import Range
 from domain.usage import Call, TokenUsage
 from services.accounting.impact_methods import create_impact_method
 
-BY_ECOLOGITS = {model.id: model.impact for model in load_catalogue().models if isinstance(model.impact, EcologitsModel)}
+CATALOGUE = load_catalogue()
+BY_ECOLOGITS = {model.id: model.impact for model in CATALOGUE.models if isinstance(model.impact, EcologitsModel)}
+BY_SIZE = {model.id: model.impact for model in CATALOGUE.models if isinstance(model.impact, ParameterCount)}
 ZONES = (None, "FRA", "CHN")
 NO_LIMIT_S = 1e9
 
@@ -38,6 +40,20 @@ PUBLISHED = {
     "mistral-medium-latest": (0.0007529049213521391, 9.418781845828076e-05, 0.0045995610701366554),
     "mistral-small-latest": (0.0003447233269386026, 4.136417240483517e-05, 0.002105944521796148),
     "ministral-3b-latest": (8.069149305115851e-05, 9.630656137041763e-06, 0.0004929512872127128),
+    "google/gemma-2-27b-it": (0.00010451816185399313, 4.9602741451700686e-05, 0.00037985476132426134),
+    "openai/gpt-oss-120b": (0.00031827220713578517, 0.00015027202555216158, 0.0011567100983520787),
+    "meta-llama/Meta-Llama-3-8B-Instruct": (8.287143282801403e-05, 3.916139878462904e-05, 0.000301183141562143),
+}
+# The same, in the world's zone, of the models that are known by their size.
+PUBLISHED_BY_SIZE = {
+    "google/gemma-3-27b-it": (0.00011269218898716382, 6.109043716996624e-05, 0.0004873561533064912),
+    "meta-llama/Llama-3.1-70B-Instruct": (0.0006604411088459751, 0.00035953555155454994, 0.0028561876487227323),
+    "deepseek-ai/DeepSeek-V3.2": (0.0039789008971844765, 0.002159647416771581, 0.017207420080023923),
+    "deepseek-ai/DeepSeek-V3": (0.0039789008971844765, 0.002159647416771581, 0.017207420080023923),
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct": (0.0004002920783993005, 0.0002166347220618853, 0.0017311298083841867),
+    "meta-llama/Llama-3.1-8B-Instruct": (8.918898600324552e-05, 4.818004040096701e-05, 0.0003857126348020384),
+    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": (8.3813705196908e-05, 4.5227378672178635e-05, 0.000362466337074879),
+    "nvidia/Llama-3.1-Nemotron-70B-Instruct-HF": (0.0006604411088459751, 0.00035953555155454994, 0.0028561876487227323),
 }
 
 
@@ -124,13 +140,16 @@ def test_a_dense_model_of_70_billion_parameters_emits_what_the_worked_example_sa
     assert figures.wcf.mean == pytest.approx(1.14e-3, abs=0.005e-3)
 
 
-def test_the_figures_of_the_catalogue_are_the_published_ones():
+@pytest.mark.parametrize(
+    ("sources", "published"), [(BY_ECOLOGITS, PUBLISHED), (BY_SIZE, PUBLISHED_BY_SIZE)], ids=["by name", "by size"]
+)
+def test_the_figures_of_the_catalogue_are_the_published_ones(sources, published):
     figures = {}
-    for model_id, source in BY_ECOLOGITS.items():
+    for model_id, source in sources.items():
         found = footprint(source.model_dump(), tokens=1_000, latency_s=NO_LIMIT_S)
         means = tuple(figure.mean for figure in (found.energy, found.gwp, found.wcf) if figure)
         figures[model_id] = pytest.approx(means, rel=1e-9)
-    assert figures == PUBLISHED
+    assert figures == published
 
 
 def parameters(active_billion: float, total_billion: float) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A call is counted once, by what the provider said, or else by what passed; and it says which."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,6 +114,32 @@ def test_an_answer_that_broke_or_was_left_consumed_its_prompt(error):
     assert call.usage.input_tokens == TOKENS_PER_MESSAGE
     assert call.usage.output_tokens == 0
     assert call.time_to_first_token_s is None
+
+
+LOST = [ProviderCut("cut", retryable=True), ProviderStalled("late", retryable=True), asyncio.CancelledError()]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_how_much_of_a_lost_answer_in_one_piece_was_written_is_not_known(error):
+    call = ModelCall(MODEL, [HumanMessage("x" * 40)], whole=True)
+    counted_call = CallMeter(call).finish("failed", error)
+    assert counted_call.usage == TokenUsage(10 + TOKENS_PER_MESSAGE, None)
+    assert counted_call.usage.total_tokens is None
+    assert counted_call.estimated
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+def test_a_refused_answer_in_one_piece_consumed_nothing(error):
+    call = CallMeter(ModelCall(MODEL, [HumanMessage("Hi")], whole=True)).finish("failed", error)
+    assert (call.usage, call.estimated) == (TokenUsage(0, 0), False)
+
+
+def test_an_answer_in_one_piece_that_came_is_estimated_by_its_text():
+    meter = CallMeter(ModelCall(MODEL, [HumanMessage("Hi")], whole=True))
+    meter.saw_chunk(ChatGenerationChunk(message=AIMessageChunk(content="x" * 40)))
+    assert meter.finish("cancelled", asyncio.CancelledError()).usage.output_tokens == 10
+    empty = CallMeter(ModelCall(MODEL, [HumanMessage("Hi")], whole=True)).finish("succeeded", None)
+    assert (empty.usage.output_tokens, empty.estimated) == (0, True)
 
 
 def test_latency_and_first_token_are_measured_in_order():

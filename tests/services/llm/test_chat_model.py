@@ -7,7 +7,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, UsageMetadataCallback
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langgraph.graph import MessagesState
 
-from domain.errors import ContextOverflow, ProviderCut, UnknownModel
+from domain.errors import ContextOverflow, ProviderCut, ProviderRefused, UnknownModel
 from domain.usage import TokenUsage
 from services.llm.chat_model import RouteurChatModel
 from tests.house_for_tests import model, one_node, open_house, said, until
@@ -224,11 +224,28 @@ async def test_callbacks_hear_each_token_once_when_a_node_streams():
 
 async def test_callbacks_hear_of_a_failure_once():
     heard = Heard()
-    async with model([Status(500, {"error": "down"})]) as (llm, run, _):
-        with pytest.raises(Exception, match="down"):
+    down: list[Step] = [Status(500, {"error": "down"})]
+    async with model(down, down, down, model="gpt-4o-mini") as (llm, run, _):
+        with pytest.raises(ProviderRefused, match="down"):
             await llm.ainvoke(QUESTION, config={"callbacks": [heard]})
         assert (len(heard.starts), heard.ends, len(heard.errors)) == (1, 0, 1)
-        assert [call.usage for call in run.calls] == [TokenUsage(0, 0)]
+        assert [call.usage for call in run.calls] == [TokenUsage(0, 0)] * 3
+
+
+async def test_callbacks_hear_nothing_of_a_fallback_and_the_run_hears_who_answered():
+    heard = Heard()
+    down: list[Step] = [Status(500, {"error": "down"})]
+    async with model(down, down, BONJOUR) as (llm, run, provider):
+        message = await llm.ainvoke(QUESTION, config={"callbacks": [heard]})
+        assert (message.text, said(run), run.answering_model) == ("Bonjour", "Bonjour", "mistral-small-latest")
+        assert (len(heard.starts), heard.ends, len(heard.errors)) == (1, 1, 0)
+        assert [(call.model, call.status) for call in run.calls] == [
+            ("gpt-4o-mini", "failed"),
+            ("gpt-4o-mini", "failed"),
+            ("mistral-small-latest", "succeeded"),
+        ]
+        assert [hop.model for hop in run.hops] == ["gpt-4o-mini"]
+        assert [sent["model"] for sent in provider.requests] == [call.model for call in run.calls]
 
 
 @pytest.mark.parametrize("pinned", ["gpt-4o-mini", "mistral-small-latest"])

@@ -1,67 +1,27 @@
 """The router: which model serves a name, what it says when none can, and one count for each call."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessageChunk, HumanMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages import HumanMessage
 
-from config.catalogue import Catalogue, ModelEntry, load_catalogue
 from config.settings import Settings
 from core.http_client import HttpClient
 from domain.errors import ConfigurationError, ModelUnavailable, ProviderCut, ProviderRefused, UnknownModel
 from domain.usage import Call, TokenUsage
 from services.llm.factory import create_local_runtime, create_router
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.router import Router
-
-CATALOGUE = load_catalogue()
-USAGE = ChatGenerationChunk(
-    message=AIMessageChunk(content="", usage_metadata={"input_tokens": 3, "output_tokens": 2, "total_tokens": 5})
-)
-
-
-@dataclass
-class FakeProvider:
-    """Plays its deltas; raises those that are errors."""
-
-    name: str
-    script: list[Delta | BaseException] = field(default_factory=list)
-    reason: str | None = None
-    closed: int = 0
-    calls: list[ModelCall] = field(default_factory=list)
-
-    def unavailable_reason(self, model: ModelEntry) -> str | None:
-        return self.reason and f"{model.id}: {self.reason}"
-
-    def context_tokens(self, model: ModelEntry) -> int:
-        return 1234
-
-    async def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
-        self.calls.append(call)
-        try:
-            for step in self.script:
-                if isinstance(step, BaseException):
-                    raise step
-                yield step
-        finally:
-            self.closed += 1
-
-
-def router_of(*providers: FakeProvider, default_model: str | None = None, catalogue: Catalogue = CATALOGUE) -> Router:
-    return Router(catalogue, {provider.name: provider for provider in providers}, default_model)
+from services.llm.router import Request
+from tests.router_for_tests import CATALOGUE, USAGE, FakeProvider, router_of
 
 
 async def play(*script: Delta | BaseException) -> tuple[list[Delta], list[Call], BaseException | None]:
     provider, calls, deltas = FakeProvider("openai", list(script)), [], []
     router, failure = router_of(provider), None
-    stream = router.stream(
-        router.resolve("gpt-4o"), [HumanMessage("Hi")], parameters={}, stop=None, on_call=calls.append
-    )
+    stream = router.stream(router.plan("gpt-4o"), Request([HumanMessage("Hi")], on_call=calls.append))
     try:
         async with aclosing(stream):
             async for delta in stream:
@@ -76,7 +36,7 @@ async def play(*script: Delta | BaseException) -> tuple[list[Delta], list[Call],
 
 
 def test_a_model_answers_to_its_id_and_to_its_aliases():
-    router = router_of(FakeProvider("openai"), FakeProvider("mistral"), FakeProvider("local"))
+    router = router_of(*map(FakeProvider, {model.provider for model in CATALOGUE.models}))
     for model in CATALOGUE.models:
         if model.type == "llm":
             assert all(router.resolve(name) is model for name in (model.id, *model.aliases))
@@ -89,10 +49,12 @@ def test_an_unknown_model_is_told_with_the_known_ones(name):
 
 
 def test_a_model_that_is_no_language_model_is_unknown_here():
-    content = CATALOGUE.model_dump()
-    content["models"] = [{**model, "type": "embedding"} for model in content["models"]]
-    with pytest.raises(UnknownModel):
-        router_of(FakeProvider("openai"), catalogue=Catalogue.model_validate(content)).resolve("gpt-4o")
+    router = router_of(FakeProvider("openai"), FakeProvider("mistral"))
+    others = [model.id for model in CATALOGUE.models if model.type != "llm"]
+    assert "text-embedding-3-small" in others
+    for name in others:
+        with pytest.raises(UnknownModel, match=r"known models: (?!.*embed)"):
+            router.resolve(name)
 
 
 def test_a_model_without_its_provider_says_so():
@@ -112,10 +74,21 @@ def test_without_a_name_the_first_default_that_can_serve_answers():
     assert without_openai.resolve(None).id == "mistral-small-latest"
 
 
-def test_the_configured_default_is_not_replaced_when_it_cannot_serve():
-    router = router_of(FakeProvider("openai", reason="needs a key"), FakeProvider("mistral"), default_model="gpt-4o")
-    with pytest.raises(ModelUnavailable, match="gpt-4o"):
-        router.resolve(None)
+def test_the_configured_default_goes_before_the_catalogues_and_has_them_as_stand_ins():
+    openai, mistral = FakeProvider("openai"), FakeProvider("mistral")
+    router = router_of(openai, mistral, default_model="mistral-large-latest")
+    assert [model.id for model in router.plan(None).candidates] == [
+        "mistral-large-latest",
+        "gpt-4o-mini",
+        "mistral-small-latest",
+    ]
+    mistral.reason = "needs a key"
+    assert [model.id for model in router.plan(None).candidates] == ["gpt-4o-mini"]
+
+
+def test_a_default_that_is_in_the_chain_already_is_asked_once():
+    router = router_of(FakeProvider("openai"), FakeProvider("mistral"), default_model="mistral-small-latest")
+    assert [model.id for model in router.plan(None).candidates] == ["mistral-small-latest", "gpt-4o-mini"]
 
 
 def test_when_none_can_serve_every_reason_is_told_once():
@@ -199,7 +172,7 @@ async def test_a_fault_that_nobody_foresaw_is_a_failed_call_and_not_a_cancelled_
 async def test_a_call_that_is_left_is_counted_as_cancelled_and_its_provider_closed():
     provider, calls = FakeProvider("openai", [["a"], ["b"]]), []
     router = router_of(provider)
-    stream = router.stream(router.resolve("gpt-4o"), [], parameters={}, stop=None, on_call=calls.append)
+    stream = router.stream(router.plan("gpt-4o"), Request([], on_call=calls.append))
     await anext(stream)
     await stream.aclose()
     assert provider.closed == 1
@@ -217,7 +190,7 @@ async def test_a_call_whose_task_is_cancelled_is_counted_as_cancelled():
             yield ["never"]
 
     router = router_of(Silent("openai"))
-    stream = router.stream(router.resolve("gpt-4o"), [], parameters={}, stop=None, on_call=calls.append)
+    stream = router.stream(router.plan("gpt-4o"), Request([], on_call=calls.append))
     task = asyncio.ensure_future(anext(stream))
     await begun.wait()
     task.cancel()
@@ -230,11 +203,10 @@ async def test_what_was_asked_reaches_the_provider_and_later_changes_do_not():
     provider = FakeProvider("openai", [["a"]])
     router = router_of(provider)
     messages: list[Any] = [HumanMessage("Hi")]
-    ignore: Callable[[Call], None] = lambda _: None  # noqa: E731 - typed
-    stream = router.stream(
-        router.resolve("gpt-4o"), messages, parameters={"temperature": 0.2}, stop=["END"], on_call=ignore
-    )
+    parameters: dict[str, Any] = {"temperature": 0.2}
+    stream = router.stream(router.plan("gpt-4o"), Request(messages, parameters, ["END"]))
     messages.clear()
+    parameters.clear()
     assert [delta async for delta in stream] == [["a"]]
     assert [message.text for message in provider.calls[0].messages] == ["Hi"]
     assert (provider.calls[0].parameters, provider.calls[0].stop) == ({"temperature": 0.2}, ["END"])

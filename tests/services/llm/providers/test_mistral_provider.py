@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from config.catalogue import Capabilities, ModelEntry, load_catalogue
 from core.http_client import HttpClient
-from domain.errors import ProviderCut
+from domain.errors import BadRequest, ProviderCut
 from services.llm.message import WholeMessage
 from services.llm.providers.mistral import Mistral
 from services.llm.providers.provider import ModelCall
@@ -61,8 +61,13 @@ def test_a_required_tool_is_any_tool(ours, mistrals):
 
 
 def test_what_mistral_does_not_take_is_left_out():
-    sent = payload(logprobs=True, top_logprobs=2, stream_options={}, user="me")
+    sent = payload(logprobs=False, top_logprobs=2, stream_options={}, user="me")
     assert set(sent) == {"model", "messages", "stream"}
+
+
+def test_log_probabilities_which_mistral_has_not_are_refused_and_not_dropped():
+    with pytest.raises(BadRequest, match="logprobs"):
+        payload(logprobs=True)
 
 
 def test_calls_do_not_see_one_anothers_parameters():

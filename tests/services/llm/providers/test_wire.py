@@ -15,8 +15,8 @@ from domain.errors import (
     ProviderCut,
     ProviderError,
 )
-from services.llm.providers import wire
-from services.llm.providers.wire import _Decoder
+from services.llm.providers import sse_decoder
+from services.llm.providers.sse_decoder import Decoder
 from tests.wire_reader import (
     Item,
     flat,
@@ -25,7 +25,7 @@ from tests.wire_reader import (
 
 def decode(data: bytes, cuts: Sequence[int] = ()) -> list[Item]:
     """Feed the bytes, cut into parts of the given sizes, used in turn."""
-    decoder, deltas, start, turn = _Decoder("fake"), [], 0, 0
+    decoder, deltas, start, turn = Decoder("fake"), [], 0, 0
     while start < len(data):
         size = cuts[turn % len(cuts)] if cuts else len(data)
         deltas += decoder.feed(data[start : start + size])
@@ -98,7 +98,7 @@ def test_pieces_come_out_equal_and_in_order_however_they_are_spelt_and_cut(strea
 def reference(event: bytes) -> list[Item]:
     """What an event holds, read whole and without a shortcut."""
     parsed = orjson.loads(event)
-    piece = wire._plain_text(parsed)
+    piece = sse_decoder.plain_text(parsed)
     return ([piece] if piece else []) if piece is not None else [parsed]
 
 
@@ -144,7 +144,7 @@ def test_the_template_shortcut_never_reads_anything_else_than_the_parser(templat
     """The first events teach the template; those that follow share its beginning and its end, and differ between."""
     events = [template.format('"a"', twin)] * learnt + [template.format(*pair) for pair in literals]
     valid = [event.encode() for event in events if _is_json(event)]
-    decoder = _Decoder("fake")
+    decoder = Decoder("fake")
     for event in valid:
         assert flat(decoder.feed(b"data: " + event + b"\n\n")) == reference(event)
 
@@ -160,8 +160,8 @@ def _is_json(text: str) -> bool:
 def test_the_shortcut_is_taken_and_not_only_sound(monkeypatch):
     """A provider whose events differ in the content only is parsed whole a few times, not once a piece."""
     parsed: list[bytes] = []
-    parse = _Decoder._parse
-    monkeypatch.setattr(_Decoder, "_parse", lambda self, event: parsed.append(event) or parse(self, event))
+    parse = Decoder._parse
+    monkeypatch.setattr(Decoder, "_parse", lambda self, event: parsed.append(event) or parse(self, event))
     data = b"".join(b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % number for number in range(100))
     assert decode(data) == [str(number) for number in range(100)]
     assert len(parsed) <= 3
@@ -206,7 +206,7 @@ def test_any_bytes_at_all_are_a_delta_or_a_provider_error(data, cuts):
 
 
 def test_an_event_that_never_ends_is_given_up_before_it_fills_the_memory(monkeypatch):
-    monkeypatch.setattr(wire, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(sse_decoder, "MAX_EVENT_BYTES", 1000)
     with pytest.raises(ProviderCut, match="over 1000 bytes") as caught:
         decode(b"data: " + b"x" * 5000, [100])
     assert not caught.value.retryable

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from domain.errors import (
     BadRequest,
     ContextOverflow,
+    ModelNotServed,
     ProviderError,
     ProviderRefused,
     RateLimitedByProvider,
@@ -34,7 +35,7 @@ from tests.wire_reader import answer_to, http_client, raw_server, read
         (401, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
         (403, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
         (402, {"error": "You have depleted your credits"}, ProviderRefused, False),
-        (404, {"error": {"message": "no such model"}}, ProviderRefused, False),
+        (404, {"error": {"message": "no such model"}}, ModelNotServed, False),
         (408, {"error": {"message": "too slow"}}, ProviderRefused, True),
         (429, {"error": {"message": "slow down"}}, RateLimitedByProvider, True),
         (500, "<html>oops</html>", ProviderRefused, True),
@@ -49,6 +50,12 @@ async def test_a_refusal_says_what_it_means_for_the_caller(status, body, error, 
     if isinstance(answer.error, ProviderError):
         assert (answer.error.upstream_status, answer.error.retryable) == (status, retryable)
         assert str(status) in answer.error.message
+
+
+async def test_a_model_that_no_host_serves_is_not_the_callers_mistake():
+    answer = await answer_to(Status(400, {"error": {"message": "none", "code": "model_not_supported"}}))
+    assert type(answer.error) is ModelNotServed
+    assert (answer.error.upstream_status, answer.error.retryable) == (404, False)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -1,0 +1,1 @@
+"""Embeddings: texts as vectors of numbers, close where the texts mean the same."""
