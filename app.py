@@ -9,11 +9,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from api import auth, completion, health, lists
+from api import ask, auth, completion, health, lists
 from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
 from api.middleware import RequestBounds
+from api.openai import chat, embeddings, models
+from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
 from config.catalogue import load_catalogue
 from config.impact_factors import load_impact_factors
@@ -26,8 +28,12 @@ from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
 from services.agent_registry import AgentRegistry, agent_registry, load_graph_files
 from services.completion import CompletionService
+from services.embeddings.factory import create_embedders
+from services.embeddings.local import LocalEmbedder
+from services.embeddings.runs import EmbeddingRuns
+from services.embeddings.service import EmbeddingService
 from services.ledger import Ledger
-from services.llm.factory import create_llm, create_local_runtime, create_router
+from services.llm.factory import create_llm, create_local_runtime, create_router, endpoint_keys
 
 DESCRIPTION = """One HTTP door to LangGraph agents and to every model behind them.
 Each answer says what it cost, how long it took and what it emitted."""
@@ -36,7 +42,8 @@ Each answer says what it cost, how long it took and what it emitted."""
 def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> FastAPI:
     """The application of one worker process. Raises `ConfigurationError` when settings or data files do not hold."""
     http = HttpClient(settings.provider_connect_timeout_s)
-    services = create_services(settings, registry, http)
+    local_embedder = LocalEmbedder(timeout_s=settings.provider_stall_timeout_s)
+    services = create_services(settings, registry, http, local_embedder)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +61,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
             yield
         if services.local_runtime is not None:
             await services.local_runtime.stop()
+        await local_embedder.close()
         await services.ledger.stop()
         await services.database.close()
         await http.close()
@@ -64,8 +72,12 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     )
     app.state.services = services
     install_error_answers(app)
+    # In the order of their load: a path is compared with each route until one fits.
+    for door in (chat, embeddings, models):
+        app.include_router(door.router, responses=OPENAI_ANY_ERROR)
     for door in (completion, auth, lists, health):
         app.include_router(door.router, responses=ANY_ERROR)
+    app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -78,7 +90,9 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     return app
 
 
-def create_services(settings: Settings, registry: AgentRegistry, http: HttpClient) -> Services:
+def create_services(
+    settings: Settings, registry: AgentRegistry, http: HttpClient, local_embedder: LocalEmbedder
+) -> Services:
     """Everything a worker process needs, connected but not yet opened."""
     authenticator = create_authenticator(settings)
     catalogue = load_catalogue()
@@ -88,6 +102,7 @@ def create_services(settings: Settings, registry: AgentRegistry, http: HttpClien
     if registry is agent_registry:
         load_graph_files()
     agents = registry.build(llm=create_llm(router))
+    keys = endpoint_keys(settings.endpoint_keys)
     database = Database(settings)
     ledger = Ledger(
         database,
@@ -111,6 +126,12 @@ def create_services(settings: Settings, registry: AgentRegistry, http: HttpClien
         database=database,
         ledger=ledger,
         local_runtime=runtime,
+        embeddings=EmbeddingRuns(
+            EmbeddingService(catalogue, create_embedders(catalogue, settings, http, local_embedder, keys)),
+            accountant,
+            ledger,
+            run_timeout_s=settings.run_timeout_s,
+        ),
     )
 
 

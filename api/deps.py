@@ -13,6 +13,7 @@ from domain.errors import Unauthorized
 from services.accounting.accountant import Accountant
 from services.agent_registry import Agents
 from services.completion import CompletionService
+from services.embeddings.runs import EmbeddingRuns
 from services.ledger import Ledger
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
@@ -31,6 +32,7 @@ class Services:
     database: Database
     ledger: Ledger
     local_runtime: LocalRuntime | None
+    embeddings: EmbeddingRuns | None = None
     draining: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Errors as callers see them: one shape, the right status, the request's id."""
+"""Errors as callers see them: the shape of their door, the right status, the request's id."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from api.json_response import json_response
+from api.error_shapes import Problem, shape_of
 from domain.errors import InternalError, ProviderError, RouteurError, UnsupportedMedia
 
 logger = logging.getLogger("routeur.api")
@@ -20,17 +20,11 @@ RETRY_LATER_S = "5"
 
 
 def install_error_answers(app: FastAPI) -> None:
-    """Make the application answer every failure in the house's shape."""
+    """Make the application answer every failure in the shape of its door."""
     app.add_exception_handler(RouteurError, _routeur_error)
     app.add_exception_handler(RequestValidationError, _invalid_body)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-
-
-def error_answer(status: int, code: str, message: str, request_id: str, detail: Any = None) -> Response:
-    """`{"error": {code, message, request_id}, "detail": …}`; the detail repeats the message unless it says more."""
-    error = {"code": code, "message": message, "request_id": request_id}
-    return json_response({"error": error, "detail": message if detail is None else detail}, status)
 
 
 def request_id_of(request: Request) -> str:
@@ -41,7 +35,7 @@ def request_id_of(request: Request) -> str:
 async def _routeur_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, RouteurError):
         raise error
-    response = error_answer(error.status, error.code, error.message, request_id_of(request))
+    response = _answer(request, Problem.of(error, request_id_of(request)))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status in {429, 503}:
@@ -58,7 +52,7 @@ async def _invalid_body(request: Request, error: Exception) -> Response:
         return await _routeur_error(request, _not_json(request))
     problems = [_field_problem(problem) for problem in error.errors()]
     message = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems)
-    return error_answer(400, "invalid_request", message, request_id_of(request), detail=problems)
+    return _answer(request, Problem(400, "invalid_request", message, request_id_of(request), detail=problems))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -73,7 +67,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         # Not `request.url`: it is made of the Host header, which may be anything.
         path = str(request.scope["path"])[:200]
         message = f"{message}: {request.method} {path}; the routes are listed at /docs"
-    response = error_answer(error.status_code, code, message, request_id_of(request))
+    response = _answer(request, Problem(error.status_code, code, message, request_id_of(request)))
     response.headers.update(error.headers or {})
     return response
 
@@ -82,10 +76,14 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     request_id = request_id_of(request)
     logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id})
     message = f"the server failed; its log says why (request {request_id})"
-    response = error_answer(InternalError.status, InternalError.code, message, request_id)
+    response = _answer(request, Problem(InternalError.status, InternalError.code, message, request_id))
     # Starlette calls this handler outside of every middleware: the one that adds the id never sees the answer.
     response.headers["X-Request-ID"] = request_id
     return response
+
+
+def _answer(request: Request, problem: Problem) -> Response:
+    return shape_of(request.scope["path"])(problem)
 
 
 def _not_json(request: Request) -> UnsupportedMedia:

@@ -9,12 +9,22 @@ from starlette.responses import Response
 
 def json_response(content: Any, status: int = 200) -> Response:
     """The content as a JSON answer."""
-    return Response(_encoded(content), status_code=status, media_type="application/json")
+    return Response(encoded(content), status_code=status, media_type="application/json")
 
 
-def _encoded(content: Any) -> bytes:
+def encoded(content: Any) -> bytes:
+    """The content as JSON, whatever its texts hold."""
     try:
         return orjson.dumps(content)
     except TypeError:
         # Half a surrogate pair, in a field's name that is told back to its sender or in an agent's own text.
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def encoded_texts(texts: list[str]) -> list[bytes]:
+    """Each text as a JSON string."""
+    try:
+        return list(map(orjson.dumps, texts))
+    except orjson.JSONEncodeError:
+        # Half a character, in the text of an agent's own: the wire has none.
+        return [orjson.dumps(text.encode("utf-8", "replace").decode()) for text in texts]

@@ -7,13 +7,12 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
-from api.deps import CurrentServices, CurrentToken
+from api.deps import CurrentServices, CurrentToken, Services
 from api.schemas import UNAUTHORIZED, answers, error_example
 from config.catalogue import ModelEntry
 from domain.errors import NotFound, UnknownAgent
 from services.accounting.tariffs import ListedPrice
 from services.agent_registry import Agent
-from services.llm.router import Router
 
 router = APIRouter(tags=["lists"])
 
@@ -50,7 +49,10 @@ AGENT_EXAMPLE = {
 async def list_models(services: CurrentServices, _: CurrentToken) -> dict[str, Any]:
     """Every model of the catalogue, and whether it can serve now. Nothing is called to find out."""
     catalogue = services.router.catalogue
-    models = [_model(model, services.router, services.accountant.list_price(model.id)) for model in catalogue.models]
+    models = [
+        _model(model, _unavailable_reason(model, services), services.accountant.list_price(model.id))
+        for model in catalogue.models
+    ]
     return {"models": models, "total": len(models)}
 
 
@@ -92,8 +94,13 @@ def _wants_svg_only(accept: str) -> bool:
     return "image/svg+xml" in accept and "*/*" not in accept and "text/" not in accept
 
 
-def _model(model: ModelEntry, router: Router, listed: ListedPrice | None) -> dict[str, Any]:
-    reason = router.unavailable_reason(model)
+def _unavailable_reason(model: ModelEntry, services: Services) -> str | None:
+    if model.type == "embedding" and services.embeddings is not None:
+        return services.embeddings.unavailable_reason(model)
+    return services.router.unavailable_reason(model) or services.router.cooling_reason(model)
+
+
+def _model(model: ModelEntry, reason: str | None, listed: ListedPrice | None) -> dict[str, Any]:
     return {
         "name": model.id,
         "provider": model.provider,

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import error_answer
+from api.error_shapes import Problem, shape_of
 from domain.errors import PayloadTooLarge
 
 REQUEST_ID_HEADER = b"x-request-id"
@@ -48,7 +48,8 @@ class RequestBounds:
         app = self._app
         if _declared_length(headers.get(b"content-length")) > self._max_body_bytes:
             body.is_too_large = True
-            app = error_answer(413, PayloadTooLarge.code, _too_large(self._max_body_bytes), request_id)
+            problem = Problem.of(PayloadTooLarge(_too_large(self._max_body_bytes)), request_id)
+            app = shape_of(scope["path"])(problem)
         await app(scope, body, send_bounded)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from api.json_response import encoded_texts
 from domain.errors import RouteurError
 from domain.runs import Finished, Progress, RunRequest
 from services.accounting.metadata import report_metadata, usage_by_model, usage_tokens
@@ -44,12 +45,7 @@ class NativeEvents:
             self._suffix = b', "done": false, "metadata": ' + metadata + b"}\n\n"
             self._suffix_model = model
         between = self._suffix + b'data: {"content": '
-        try:
-            encoded = list(map(orjson.dumps, pieces))
-        except orjson.JSONEncodeError:
-            # Half a character, in the text of an agent's own: the wire has none.
-            encoded = [orjson.dumps(piece.encode("utf-8", "replace").decode()) for piece in pieces]
-        return b'data: {"content": ' + between.join(encoded) + self._suffix
+        return b'data: {"content": ' + between.join(encoded_texts(pieces)) + self._suffix
 
     def progress(self, progress: Progress) -> bytes:
         """A typed event, which plain readers of `data:` lines pass over by its name."""
@@ -80,7 +76,7 @@ def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:
         "request_id": request.request_id,
         "thread_id": None,
         "requested_model": request.model,
-        "fallbacks": [],
+        "fallbacks": [{"model": hop.model, "reason": hop.reason} for hop in finished.fallbacks],
         "sources": [],
         "cache": {"hit": False, "saved": None},
         "interrupt": None,

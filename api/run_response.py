@@ -21,13 +21,8 @@ EVENT_STREAM_HEADERS = [
 PING = b": ping\n\n"
 
 
-class _RunResponse(Response):
+class RunResponse(Response):
     """Runs an agent inside the answer, and watches for the client's leaving meanwhile."""
-
-    def __init__(self, completion: CompletionService, request: RunRequest) -> None:
-        super().__init__()
-        self._completion = completion
-        self._request = request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = asyncio.create_task(self._answer(scope, receive, send), name="answer")
@@ -46,37 +41,14 @@ class _RunResponse(Response):
         raise NotImplementedError
 
 
-class WholeAnswer(_RunResponse):
-    """The fold of the stream: one JSON answer, or the run's error with its status."""
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        texts: list[str] = []
-        error: RouteurError | None = None
-        answer: dict[str, Any] = {}
-        async with aclosing(self._completion.stream(self._request)) as events:
-            async for event in events:
-                match event:
-                    case Tokens(pieces=pieces):
-                        texts += pieces
-                    case Failed(error=error):
-                        pass
-                    case Finished() as finished:
-                        answer = whole_answer(self._request, "".join(texts), finished)
-                    case _:
-                        pass
-        if error is not None:
-            raise error
-        await json_response(answer)(scope, receive, send)
-
-
-class StreamedAnswer(_RunResponse):
-    """Server-sent events. The status is decided by the first event: a run that fails before it answers with its error.
+class EventStream(RunResponse):
+    """Server-sent events. The status is decided by the first event: what fails before it answers with its error.
 
     A comment is sent after `ping_s` seconds of silence, also before the first event, so that proxies keep the line.
     """
 
-    def __init__(self, completion: CompletionService, request: RunRequest, ping_s: float) -> None:
-        super().__init__(completion, request)
+    def __init__(self, ping_s: float) -> None:
+        super().__init__()
         self._ping_s = ping_s
         self._started = False
         self._sent_at = 0.0
@@ -98,22 +70,7 @@ class StreamedAnswer(_RunResponse):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _pump(self, send: Send) -> None:
-        encoder = NativeEvents(self._request.agent)
-        error: RouteurError | None = None
-        async with aclosing(self._completion.stream(self._request)) as events:
-            async for event in events:
-                match event:
-                    case Tokens(pieces=pieces, model=model):
-                        await self._send(send, encoder.tokens(pieces, model))
-                    case Progress():
-                        await self._send(send, encoder.progress(event))
-                    case Failed(error=error):
-                        if not self._started:
-                            raise error
-                    case Finished():
-                        await self._send(send, encoder.last(self._request, event, error))
-                    case _:
-                        pass
+        raise NotImplementedError
 
     def _look_for_silence(self, send: Send) -> None:
         """A timer and not a task: most streams are never silent for that long."""
@@ -131,6 +88,61 @@ class StreamedAnswer(_RunResponse):
             await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM_HEADERS})
         self._sent_at = self._loop.time()
         await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+class WholeAnswer(RunResponse):
+    """The fold of the stream: one JSON answer, or the run's error with its status."""
+
+    def __init__(self, completion: CompletionService, request: RunRequest) -> None:
+        super().__init__()
+        self._completion = completion
+        self._request = request
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        texts: list[str] = []
+        error: RouteurError | None = None
+        answer: dict[str, Any] = {}
+        async with aclosing(self._completion.stream(self._request)) as events:
+            async for event in events:
+                match event:
+                    case Tokens(pieces=pieces):
+                        texts += pieces
+                    case Failed(error=error):
+                        pass
+                    case Finished() as finished:
+                        answer = whole_answer(self._request, "".join(texts), finished)
+                    case _:
+                        pass
+        if error is not None:
+            raise error
+        await json_response(answer)(scope, receive, send)
+
+
+class StreamedAnswer(EventStream):
+    """The native door's stream: pieces of text, and a last event that says what the run consumed."""
+
+    def __init__(self, completion: CompletionService, request: RunRequest, ping_s: float) -> None:
+        super().__init__(ping_s)
+        self._completion = completion
+        self._request = request
+
+    async def _pump(self, send: Send) -> None:
+        encoder = NativeEvents(self._request.agent or "")
+        error: RouteurError | None = None
+        async with aclosing(self._completion.stream(self._request)) as events:
+            async for event in events:
+                match event:
+                    case Tokens(pieces=pieces, model=model):
+                        await self._send(send, encoder.tokens(pieces, model))
+                    case Progress():
+                        await self._send(send, encoder.progress(event))
+                    case Failed(error=error):
+                        if not self._started:
+                            raise error
+                    case Finished():
+                        await self._send(send, encoder.last(self._request, event, error))
+                    case _:
+                        pass
 
 
 async def _client_gone(receive: Receive) -> None:

@@ -27,10 +27,19 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], *, core: int | None, env: Mapping[str, str], log: Path) -> Iterator[psutil.Process]:
+    """This Python with these arguments, pinned to a core, ended on leaving."""
+    with running_program([sys.executable, *command], core=core, env=env, log=log) as process:
+        yield process
+
+
+@contextmanager
+def running_program(
+    command: list[str], *, core: int | None, env: Mapping[str, str], log: Path
+) -> Iterator[psutil.Process]:
     """A process pinned to a core, ended on leaving."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["env", *(f"{name}={value}" for name, value in env.items()), sys.executable, *command],
+            ["env", *(f"{name}={value}" for name, value in env.items()), *command],
             cwd=ROOT,
             stdout=output,
             stderr=output,

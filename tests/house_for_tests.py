@@ -10,13 +10,13 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from config.catalogue import load_catalogue
+from config.catalogue import Catalogue, load_catalogue
 from config.impact_factors import load_impact_factors
 from config.settings import Settings
 from core.http_client import HttpClient
 from domain.messages import Message
 from domain.principals import Principal
-from domain.runs import Failed, Finished, Progress, RunEvent, RunRecord, RunRequest, Started, Tokens
+from domain.runs import Failed, Finished, ModelDelta, Progress, RunEvent, RunRecord, RunRequest, Started, Tokens
 from services.accounting.accountant import Accountant
 from services.agent_registry import AgentRegistry
 from services.completion import CompletionService
@@ -57,13 +57,18 @@ async def open_house(
     provider: ScriptedProvider,
     agents: Mapping[str, Callable[..., Any]] | None = None,
     *,
+    mistral_url: str | None = None,
+    catalogue: Catalogue = CATALOGUE,
     stall_s: float = 2.0,
     run_timeout_s: float = 10.0,
 ) -> AsyncIterator[House]:
-    """OpenAI's and Mistral's models are served by the scripted provider; `agents` are factories by name."""
-    settings = settings_for(provider.base_url, stall_s)
+    """OpenAI's models, and Mistral's unless it has its own address, are served by the scripted provider.
+
+    `agents` are factories by name.
+    """
+    settings = settings_for(provider.base_url, stall_s, mistral_url)
     http = HttpClient(2.0)
-    router = create_router(CATALOGUE, settings, http, None)
+    router = create_router(catalogue, settings, http, None)
     llm = create_llm(router)
     registry = AgentRegistry()
     for name, factory in {"echo": one_node(answers), **(agents or {})}.items():
@@ -84,13 +89,13 @@ async def open_house(
         await http.close()
 
 
-def settings_for(base_url: str, stall_s: float = 2.0) -> Settings:
+def settings_for(base_url: str, stall_s: float = 2.0, mistral_url: str | None = None) -> Settings:
     return Settings(
         _env_file=None,
         openai_api_key="sk-scripted-0123456789",
         mistralai_api_key="sk-scripted-0123456789",
         openai_base_url=base_url,
-        mistral_base_url=base_url,
+        mistral_base_url=mistral_url or base_url,
         provider_stall_timeout_s=stall_s,
         default_model="gpt-4o-mini",
         local_model="none",
@@ -143,7 +148,7 @@ def parallel_nodes(**nodes: Node) -> Callable[[RouteurChatModel], StateGraph[Any
     return create_graph
 
 
-def ask(agent: str = "echo", text: str = "Hi", **fields: Any) -> RunRequest:
+def ask(agent: str | None = "echo", text: str = "Hi", **fields: Any) -> RunRequest:
     return RunRequest(
         agent=agent,
         messages=(Message("user", text),),
@@ -173,19 +178,19 @@ def finish_of(events: list[RunEvent]) -> Finished:
 
 
 def assert_grammar(events: list[RunEvent]) -> None:
-    """Started (Tokens | Progress)* Failed? Finished."""
+    """Started (Tokens | Progress | ModelDelta)* Failed? Finished."""
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     middle = events[1:-1]
     if middle and isinstance(middle[-1], Failed):
         middle = middle[:-1]
-    assert all(isinstance(event, Tokens | Progress) for event in middle)
+    assert all(isinstance(event, Tokens | Progress | ModelDelta) for event in middle)
 
 
 @asynccontextmanager
 async def a_run(**fields: Any) -> AsyncIterator[RunContext]:
     """The current task works for this run."""
-    run = RunContext(**{"model": "gpt-4o-mini", **fields})
+    run = RunContext(**{"model": "gpt-4o-mini", "requested_model": fields.get("model"), **fields})
     token = current_run.set(run)
     try:
         yield run

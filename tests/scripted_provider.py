@@ -3,6 +3,7 @@
     async with scripted_provider([*say("Bon", "jour"), *finish()]) as provider:
         settings = Settings(openai_base_url=provider.base_url, openai_api_key=provider.api_key, ...)
 
+Asked without `stream`, it answers with what the chunks say together, in one JSON object, so that a script serves both.
 What a request got wrong is kept in `provider.complaints`, and leaving the block fails when there is one, or when a
 script was not asked for.
 """
@@ -34,6 +35,8 @@ TAKEN = frozenset(
         "top_p",
         "random_seed",
         "parallel_tool_calls",
+        "logprobs",
+        "top_logprobs",
     }
 )
 ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
@@ -190,7 +193,8 @@ async def _answer(provider: ScriptedProvider, request: web.Request) -> web.Strea
         return web.json_response({"error": {"message": "no script"}}, status=500)
     provider.answering += 1
     try:
-        return await _play(provider, request, script)
+        play = _play if body["stream"] else _play_whole
+        return await play(request, script)
     except (asyncio.CancelledError, ConnectionError):
         provider.left_early.set()
         raise
@@ -198,7 +202,7 @@ async def _answer(provider: ScriptedProvider, request: web.Request) -> web.Strea
         provider.answering -= 1
 
 
-async def _play(provider: ScriptedProvider, request: web.Request, script: list[Step]) -> web.StreamResponse:
+async def _play(request: web.Request, script: list[Step]) -> web.StreamResponse:
     first = script[0] if script else None
     if isinstance(first, Status):
         return await _refuse(request, first)
@@ -228,6 +232,69 @@ async def _play(provider: ScriptedProvider, request: web.Request, script: list[S
     return response
 
 
+async def _play_whole(request: web.Request, script: list[Step]) -> web.StreamResponse:
+    """The same script in one piece: nothing is said before its end, and a cut leaves half of it."""
+    first = script[0] if script else None
+    if isinstance(first, Status):
+        return await _refuse(request, first)
+    content_type = first.value if isinstance(first, ContentType) else "application/json"
+    said = [step.content for step in script if isinstance(step, Chunk) and step is not DONE]
+    raw = b"".join(content for content in said if isinstance(content, bytes))
+    objects = [content for content in said if isinstance(content, dict)]
+    body = raw or json.dumps(whole_object(objects)).encode()
+    for step in script:
+        match step:
+            case Wait(seconds=seconds):
+                await asyncio.sleep(seconds)
+            case Stall():
+                await asyncio.Event().wait()
+            case _:
+                pass
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    assert request.transport is not None
+    if any(isinstance(step, Cut) for step in script):
+        if said:
+            await response.prepare(request)
+            await response.write(body[: len(body) // 2])
+            await asyncio.sleep(0.01)
+        request.transport.abort()
+        return response
+    await response.prepare(request)
+    await response.write(body)
+    await response.write_eof()
+    return response
+
+
+def whole_object(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the chunks say together, in the shape of an answer that was not streamed."""
+    message: dict[str, Any] = {"role": "assistant", "content": None}
+    choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None, "finish_reason": None}
+    whole: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "scripted-2026"}
+    for content in chunks:
+        whole |= {key: content[key] for key in ("usage", "error") if content.get(key)}
+        for part in content.get("choices") or ():
+            _add_delta(message, part.get("delta") or {})
+            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
+            if logprobs := part.get("logprobs"):
+                choice["logprobs"] = {
+                    "content": [*((choice["logprobs"] or {}).get("content", [])), *logprobs["content"]]
+                }
+    return whole if "error" in whole else {**whole, "choices": [choice]}
+
+
+def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key, value in delta.items():
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for fragment in value:
+                if fragment["index"] == len(calls):
+                    calls.append({"id": fragment["id"], "type": "function", "function": dict(fragment["function"])})
+                else:
+                    calls[fragment["index"]]["function"]["arguments"] += fragment["function"]["arguments"]
+        elif key != "role" and value is not None:
+            message[key] = (message.get(key) or type(value)()) + value
+
+
 async def _refuse(request: web.Request, refusal: Status) -> web.StreamResponse:
     body = (refusal.body if isinstance(refusal.body, str) else json.dumps(refusal.body)).encode()
     response = web.StreamResponse(status=refusal.status, headers=dict(refusal.headers))
@@ -249,8 +316,10 @@ def _complaints(request: web.Request, body: dict[str, Any]) -> list[str]:
         wrong.append("the key is missing or wrong")
     if request.content_type != "application/json":
         wrong.append(f"content type {request.content_type!r}")
-    if body.get("stream") is not True:
-        wrong.append("stream must be true")
+    if not isinstance(body.get("stream"), bool):
+        wrong.append("stream must be true or false")
+    elif not body["stream"] and "stream_options" in body:
+        wrong.append("stream_options is for streams")
     if not isinstance(body.get("model"), str) or not body.get("messages"):
         wrong.append("model and messages are required")
     wrong += [f"bad message {message!r}" for message in body.get("messages", []) if not _is_message(message)]

@@ -16,7 +16,7 @@ async def test_no_prompt_answer_or_credential_is_logged(
         provider,
         [*say("ANSWER-7c1d"), *finish()],
         [*say("ANSWER-7c1d"), Cut()],
-        [Status(500, {"error": {"message": "no"}})],
+        *[[Status(500, {"error": {"message": "no"}})]] * 3,
     )
     for _ in range(3):
         await client.post("/completion", json={"message": "PROMPT-93ab", "model": "gpt-4o", "stream": True})

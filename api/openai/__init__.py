@@ -1,0 +1,1 @@
+"""The OpenAI-compatible door: models and agents behind OpenAI's wire format."""
