@@ -1,8 +1,8 @@
 """An OpenAI-compatible provider with no delay: every chat completion gets N tokens.
 
 `python -m benchmarks.fake_provider PORT TOKENS`. Streams are one write a token; without `"stream": true` the same
-answer comes in one piece; for the user `slow` it streams 20 tokens a second. A raw protocol, so that it costs less than what
-it measures.
+answer comes in one piece; for the user `slow` it streams 20 tokens a second. A raw protocol, so that it costs less
+than what it measures.
 """
 
 import asyncio

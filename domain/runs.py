@@ -102,6 +102,8 @@ class Finished:
     model: str
     message_count: int
     fallbacks: tuple[Hop, ...] = ()
+    finish_reason: str | None = None
+    """Why the answer ended, as the model said it: `length` for one that was cut at its limit."""
 
 
 RunEvent = Started | Tokens | Progress | ModelDelta | Failed | Finished

@@ -281,7 +281,8 @@ def _finished(run: _Run, report: Report, *, answered: bool) -> Finished:
     model = run.context.answering_model or run.context.model
     count = _message_count(run.request, answered=answered)
     # An agent that asks several times passes the same model over each time.
-    return Finished(run.id, report, model, count, tuple(dict.fromkeys(run.context.hops)))
+    hops = tuple(dict.fromkeys(run.context.hops))
+    return Finished(run.id, report, model, count, hops, run.context.finish_reason)
 
 
 def _message_count(request: RunRequest, *, answered: bool) -> int:

@@ -98,6 +98,8 @@ class RunContext:
     """When the first piece of the answer came (`time.perf_counter`)."""
     interruption: RouteurError | None = None
     """Why the server itself ends the run; without it a cancellation is the caller's."""
+    finish_reason: str | None = None
+    """Why the last call whose text is part of the answer ended."""
     answering_model: str | None = None
     """The model whose text went out last: the one that the answer names."""
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def server() -> Iterator[LiveServer]:
     """A server with the smallest local model: the README's calls need no key."""
     with folder() as data_dir:
         link_tiny_model(data_dir)
-        with live_server(data_dir, LOCAL_MODEL=TINY_MODEL) as running:
+        # A small context bounds what the model may say: it does not know when to stop.
+        with live_server(data_dir, LOCAL_MODEL=TINY_MODEL, LOCAL_CONTEXT_TOKENS="512") as running:
             yield running
 
 
@@ -58,6 +60,14 @@ def test_the_three_calls_answer_in_the_shapes_that_are_printed_below_them(server
     assert len(events) > 1
     printed_events = [line for line in blocks("text")[0].splitlines() if line.startswith("data: ")]
     assert json.loads(printed_events[0].removeprefix("data: ")).keys() == events[0].keys()
+
+
+def test_the_official_client_gets_its_answer_as_printed(server: LiveServer) -> None:
+    program = next(block for block in blocks("python") if "OpenAI(" in block)
+    program = program.replace(PRINTED_ADDRESS, server.url).replace("YOUR_TOKEN_OR_API_KEY", server.token())
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=CALL_S, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "'mean'" in ran.stdout
 
 
 def test_the_agent_of_the_readme_runs_from_one_file() -> None:

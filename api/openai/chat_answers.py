@@ -61,8 +61,9 @@ class StreamedChat(EventStream):
                 return self._chunks.delta(index, event)
             case Started(run_id=run_id):
                 self._chunks.start(run_id)
-            case Finished(model=model):
+            case Finished(model=model, finish_reason=reason):
                 consumption.finished.append(event)
+                self._chunks.ended(index, reason)
                 if len(consumption.finished) == self._request.choices:
                     return self._chunks.last(index, model, consumption)
                 return self._chunks.finish(index, model)
@@ -93,8 +94,9 @@ class WholeChat(RunResponse):
                         choices[index].add(event)
                     case Failed(error=error):
                         raise error
-                    case Finished():
+                    case Finished(finish_reason=reason):
                         consumption.finished.append(event)
+                        choices[index].reason = choices[index].reason or reason
                     case _:
                         pass
         await json_response(whole_chat(choices, consumption))(scope, receive, send)

@@ -76,6 +76,11 @@ class ChatChunks:
             content = {"role": "assistant", "content": None, **content}
         return self._chunk(choice, content, logprobs=delta.logprobs)
 
+    def ended(self, index: int, reason: str | None) -> None:
+        """The choice's run says why it ended; a model's own last delta has said so already."""
+        choice = self._choices[index]
+        choice.reason = choice.reason or reason
+
     def finish(self, index: int, model: str) -> bytes:
         """The choice's last chunk, unless more is to be said with it: see `last`."""
         return self._rest(self._choices[index], model) + self._finish(self._choices[index], {})

@@ -19,7 +19,8 @@ WORDS: Mapping[str, str] = {
 
 
 def finish_reason_of(reason: str | None, *, has_tool_calls: bool) -> str:
-    """An agent gives no reason: it ends when it has said all."""
+    """Without a reason it ended when it had said all. An agent's tool calls are its own: nobody else makes them."""
     if reason is None:
         return "tool_calls" if has_tool_calls else "stop"
-    return WORDS.get(reason.lower(), "stop")
+    word = WORDS.get(reason.lower(), "stop")
+    return "stop" if word == "tool_calls" and not has_tool_calls else word

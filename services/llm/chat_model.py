@@ -223,6 +223,8 @@ async def _said(deltas: AsyncGenerator[Delta], run: RunContext, request: Request
             if pieces := delta if isinstance(delta, list) else text_of(delta):
                 sent += pieces
                 await run.say(request.answering_model, pieces)
+            if not isinstance(delta, list) and delta.generation_info:
+                run.finish_reason = delta.generation_info.get("finish_reason") or run.finish_reason
             yield delta
 
 

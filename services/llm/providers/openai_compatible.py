@@ -102,6 +102,7 @@ async def stream_openai(
 def openai_payload(adapter: BaseChatOpenAI, call: ModelCall) -> dict[str, Any]:
     """The body of `/chat/completions`, streamed, with usage on its last chunk."""
     parameters = dict(call.parameters)
+    parameters.pop("spark_version", None)  # Meant for a candidate that did not answer.
     if not call.model.capabilities.temperature:
         parameters.pop("temperature", None)
     # A node gives it as LangChain's argument, a door as OpenAI's parameter.

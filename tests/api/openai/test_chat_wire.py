@@ -136,6 +136,17 @@ async def test_model_names_a_model_or_an_agent_or_both(
     assert [message["role"] for message in provider.requests[0]["messages"]] == ["system"] * bool(agent) + ["user"]
 
 
+async def test_an_agent_whose_answer_was_cut_at_its_limit_says_so(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    for _ in range(2):
+        play(provider, [*say("Il était une"), *finish(reason="length")])
+    content = (await post(client, model="V2", max_tokens=3)).json()
+    chunks = await stream(client, model="V2", max_tokens=3)
+    check_chunks(list(chunks))
+    assert content["choices"][0]["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
 async def test_an_answer_of_nothing_is_still_a_stream_with_a_role_and_an_end(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:

@@ -59,7 +59,7 @@ def tables(draw: st.DrawFn) -> tuple[Table, dict[str, list[Outcome]]]:
 @given(drawn=tables())
 def test_whatever_fails_one_candidate_answers_or_one_failure_is_told(
     drawn: tuple[Table, dict[str, list[Outcome]]],
-):
+) -> None:
     asked, scripts = drawn
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(router_module, "FIRST_DELAY_S", 0.0)

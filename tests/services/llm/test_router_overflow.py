@@ -14,40 +14,40 @@ OVERFLOW = ContextOverflow("too long")
 ANSWERS: list[Delta] = [["Hi"], END, USAGE]
 
 
-async def test_too_long_a_conversation_goes_to_the_next_larger_context_of_the_route():
+async def test_too_long_a_conversation_goes_to_the_next_larger_context_of_the_route() -> None:
     asked = table({"a": [[OVERFLOW]], "b": [], "c": [], "d": [ANSWERS]}, contexts={"a": 8, "b": 8, "c": 64, "d": 32})
     answer = await asked.ask()
     assert asked.provider.asked == ["a", "d"]
     assert (answer.model, answer.left) == ("d", [("a", "too long")])
 
 
-async def test_larger_contexts_stand_in_for_one_another():
+async def test_larger_contexts_stand_in_for_one_another() -> None:
     asked = table({"a": [[OVERFLOW]], "c": [ANSWERS], "d": [[refused(404)]]}, contexts={"a": 8, "c": 64, "d": 32})
     answer = await asked.ask()
     assert asked.provider.asked == ["a", "d", "c"]
     assert answer.left == [("a", "too long"), ("d", "answered 404")]
 
 
-async def test_it_may_be_too_long_again_and_again_until_none_is_larger():
+async def test_it_may_be_too_long_again_and_again_until_none_is_larger() -> None:
     asked = table({"a": [[OVERFLOW]], "b": [[OVERFLOW]], "c": [[OVERFLOW]]}, contexts={"a": 8, "b": 16, "c": 32})
     answer = await asked.ask()
     assert (asked.provider.asked, answer.error) == (["a", "b", "c"], OVERFLOW)
     assert answer.left == [("a", "too long"), ("b", "too long")]
 
 
-async def test_a_lone_model_has_the_next_larger_of_its_provider():
+async def test_a_lone_model_has_the_next_larger_of_its_provider() -> None:
     asked = table({"a": [[OVERFLOW]], "b": [], "c": [ANSWERS]}, contexts={"a": 8, "b": 64, "c": 32})
     answer = await asked.ask("a")
     assert (asked.provider.asked, answer.model, answer.left) == (["a", "c"], "c", [("a", "too long")])
 
 
-async def test_a_larger_model_that_was_given_up_already_is_not_asked_again():
+async def test_a_larger_model_that_was_given_up_already_is_not_asked_again() -> None:
     asked = table({"big": [[refused(404)]], "a": [[OVERFLOW]]}, contexts={"big": 64, "a": 8})
     answer = await asked.ask()
     assert (asked.provider.asked, answer.error) == (["big", "a"], OVERFLOW)
 
 
-async def test_a_larger_model_that_cannot_serve_or_is_anothers_is_not_taken():
+async def test_a_larger_model_that_cannot_serve_or_is_anothers_is_not_taken() -> None:
     catalogue = catalogue_of(["a", entry("b"), entry("c", provider="q")])
     provider = FakeProvider("p", scripts={"a": [[OVERFLOW]]}, contexts={"a": 8, "b": 64}, reasons={"b": "no key"})
     router = router_of(provider, FakeProvider("q", contexts={"c": 64}), catalogue=catalogue)
@@ -69,7 +69,7 @@ PICTURE = HumanMessage([{"type": "image_url", "image_url": {"url": "https://exam
     ],
     ids=["text", "tools", "a format", "a picture"],
 )
-async def test_a_larger_model_that_nobody_named_can_do_what_is_asked(asked: dict[str, Any], taken: str):
+async def test_a_larger_model_that_nobody_named_can_do_what_is_asked(asked: dict[str, Any], taken: str) -> None:
     models = [
         seeing("a", vision=True, tools=True, json_schema=True),
         entry("plain"),

@@ -114,7 +114,7 @@ async def whole(*script: Step, name: str = "openai", **options: Any) -> Heard:
 
 
 @BOTH
-async def test_an_answer_comes_with_its_text_its_reason_and_its_usage(name: str):
+async def test_an_answer_comes_with_its_text_its_reason_and_its_usage(name: str) -> None:
     async with scripted_provider(BONJOUR) as provider:
         heard = await hear(provider.base_url, name, temperature=0.3, max_tokens=9)
         (sent,) = provider.requests
@@ -126,12 +126,12 @@ async def test_an_answer_comes_with_its_text_its_reason_and_its_usage(name: str)
     assert "stream_options" not in sent
 
 
-async def test_options_of_a_stream_do_not_go_with_a_whole_answer():
+async def test_options_of_a_stream_do_not_go_with_a_whole_answer() -> None:
     assert (await whole(*BONJOUR, stream_options={"include_usage": True})).error is None
 
 
 @BOTH
-async def test_tool_calls_come_in_their_order_with_their_arguments(name: str):
+async def test_tool_calls_come_in_their_order_with_their_arguments(name: str) -> None:
     second = {"index": 1, "id": "call_2", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
     script = [*call_tool("add", '{"a"', ": 1}"), chunk({"tool_calls": [second]}), *finish(reason="tool_calls")]
     heard = await whole(*script, name=name)
@@ -143,13 +143,13 @@ async def test_tool_calls_come_in_their_order_with_their_arguments(name: str):
 
 @BOTH
 @pytest.mark.parametrize("calls", [5, "add", [5], ["add"], {"a": 1}, [None]], ids=str)
-async def test_tool_calls_that_are_none_are_the_providers_fault(name: str, calls: Any):
+async def test_tool_calls_that_are_none_are_the_providers_fault(name: str, calls: Any) -> None:
     body = body_of(*BONJOUR)
     body["choices"][0]["message"]["tool_calls"] = calls
     assert isinstance((await whole(Status(200, body), name=name)).error, ProviderCut)
 
 
-async def test_log_probabilities_reasoning_and_a_refusal_are_kept():
+async def test_log_probabilities_reasoning_and_a_refusal_are_kept() -> None:
     body = body_of(*BONJOUR)
     body["choices"][0]["logprobs"] = {"content": [{"token": "Bon", "logprob": -0.1, "top_logprobs": []}]}
     body["choices"][0]["message"] |= {"reasoning_content": "hmm", "refusal": "no"}
@@ -158,7 +158,7 @@ async def test_log_probabilities_reasoning_and_a_refusal_are_kept():
     assert heard.answer.additional_kwargs == {"reasoning_content": "hmm", "refusal": "no"}
 
 
-async def test_usage_comes_with_its_details():
+async def test_usage_comes_with_its_details() -> None:
     body = body_of(*BONJOUR)
     body["usage"]["prompt_tokens_details"] = {"cached_tokens": 8}
     body["usage"]["completion_tokens_details"] = {"reasoning_tokens": 1}
@@ -166,21 +166,21 @@ async def test_usage_comes_with_its_details():
 
 
 @BOTH
-async def test_without_usage_the_answer_is_estimated_by_its_text(name: str):
+async def test_without_usage_the_answer_is_estimated_by_its_text(name: str) -> None:
     heard = await whole(*say("x" * 400), chunk({}, "stop"), name=name)
     assert heard.error is None
     assert (heard.call.usage.output_tokens, heard.call.estimated) == (100, True)
 
 
 @BOTH
-async def test_an_empty_answer_that_says_why_it_ended_is_an_answer(name: str):
+async def test_an_empty_answer_that_says_why_it_ended_is_an_answer(name: str) -> None:
     heard = await whole(chunk({}, "length"), name=name)
     assert (heard.error, heard.answer.content) == (None, "")
     assert heard.answer.response_metadata["finish_reason"] == "length"
     assert (heard.call.usage.output_tokens, heard.call.estimated) == (0, True)
 
 
-async def test_blank_lines_that_keep_the_line_open_are_no_part_of_the_answer():
+async def test_blank_lines_that_keep_the_line_open_are_no_part_of_the_answer() -> None:
     async with raw_server(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n\r\n\n  \n" + WHOLE) as base_url:
         assert (await hear(base_url)).answer.content == "Bonjour"
 
@@ -213,27 +213,29 @@ GARBAGE: dict[str, list[Step]] = {
 
 @BOTH
 @pytest.mark.parametrize("script", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_what_is_no_whole_answer_is_a_provider_error_that_may_be_tried_again(script: list[Step], name: str):
+async def test_what_is_no_whole_answer_is_a_provider_error_that_may_be_tried_again(
+    script: list[Step], name: str
+) -> None:
     heard = await whole(*script, name=name)
     assert isinstance(heard.error, ProviderCut)
     assert heard.error.retryable
     assert (heard.answer.content, heard.call.status, heard.call.error_code) == ("", "failed", "provider_cut")
 
 
-async def test_an_error_with_200_is_told_in_the_providers_words():
+async def test_an_error_with_200_is_told_in_the_providers_words() -> None:
     heard = await whole(Status(200, {"error": {"message": "overloaded", "code": 529}}))
     assert "overloaded" in str(heard.error)
 
 
 @pytest.mark.parametrize("said", [b"", WHOLE[:-20]], ids=["before it", "in the middle of it"])
 @pytest.mark.parametrize("length", [b"Content-Length: 9999\r\n", b""], ids=["of a known length", "of any length"])
-async def test_a_connection_that_ends_in_a_body_is_a_cut(said: bytes, length: bytes):
+async def test_a_connection_that_ends_in_a_body_is_a_cut(said: bytes, length: bytes) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     async with raw_server(head + length + b"\r\n" + said) as base_url:
         assert isinstance((await hear(base_url)).error, ProviderCut)
 
 
-async def test_a_huge_body_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch):
+async def test_a_huge_body_is_given_up_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (wire, sse_decoder):
         monkeypatch.setattr(module, "MAX_EVENT_BYTES", 10_000)
     async with holding_server(b'{"choices": "' + b"x" * 20_000) as base_url:
@@ -244,14 +246,14 @@ async def test_a_huge_body_is_given_up_before_it_fills_the_memory(monkeypatch: p
 
 
 @pytest.mark.parametrize(("status", "kind"), [(500, ProviderRefused), (404, ProviderRefused), (302, ProviderRefused)])
-async def test_a_refusal_is_read_as_that_of_a_stream(status: int, kind: type[ProviderError]):
+async def test_a_refusal_is_read_as_that_of_a_stream(status: int, kind: type[ProviderError]) -> None:
     heard = await whole(Status(status, {"error": {"message": "busy"}}))
     assert isinstance(heard.error, kind)
     assert heard.error.upstream_status == status
     assert (heard.call.usage, heard.call.estimated) == (TokenUsage(0, 0), False)
 
 
-async def test_a_provider_that_is_not_there_is_unreachable():
+async def test_a_provider_that_is_not_there_is_unreachable() -> None:
     heard = await hear("http://127.0.0.1:1/v1")
     assert isinstance(heard.error, ProviderUnreachable)
     assert heard.call.usage == TokenUsage(0, 0)
@@ -261,11 +263,11 @@ async def test_a_provider_that_is_not_there_is_unreachable():
 
 
 @BOTH
-async def test_an_answer_that_takes_longer_to_write_than_the_stall_time_is_waited_for(name: str):
+async def test_an_answer_that_takes_longer_to_write_than_the_stall_time_is_waited_for(name: str) -> None:
     assert (await whole(Wait(0.4), *BONJOUR, name=name, stall_s=0.1)).answer.content == "Bonjour"
 
 
-async def test_a_body_that_stops_in_the_middle_is_stalled():
+async def test_a_body_that_stops_in_the_middle_is_stalled() -> None:
     started = time.perf_counter()
     async with holding_server(WHOLE[:40]) as base_url:
         heard = await hear(base_url, stall_s=0.15)
@@ -273,7 +275,7 @@ async def test_a_body_that_stops_in_the_middle_is_stalled():
     assert time.perf_counter() - started < 1.5
 
 
-async def test_a_refusal_whose_body_never_ends_is_stalled():
+async def test_a_refusal_whose_body_never_ends_is_stalled() -> None:
     async with holding_server(b'{"error":', status=b"503 Busy") as base_url:
         heard = await hear(base_url, stall_s=0.15)
     assert isinstance(heard.error, ProviderStalled)
@@ -329,7 +331,7 @@ async def leave(base_url: str, name: str, begun: asyncio.Event | None = None) ->
 
 @BOTH
 @pytest.mark.parametrize("script", [[Stall()], [Wait(60), *BONJOUR]], ids=["silent", "at work"])
-async def test_hanging_up_closes_the_connection_and_leaves_the_output_unknown(script: list[Step], name: str):
+async def test_hanging_up_closes_the_connection_and_leaves_the_output_unknown(script: list[Step], name: str) -> None:
     async with scripted_provider(script) as provider:
         call = await leave(provider.base_url, name)
         await gone(provider)
@@ -337,7 +339,7 @@ async def test_hanging_up_closes_the_connection_and_leaves_the_output_unknown(sc
     assert call.usage == TokenUsage(14, None)
 
 
-async def test_hanging_up_in_the_middle_of_the_body_leaves_the_output_unknown_too():
+async def test_hanging_up_in_the_middle_of_the_body_leaves_the_output_unknown_too() -> None:
     async with holding_server(WHOLE[:40]) as base_url:
         call = await leave(base_url, "openai")
     assert (call.status, call.usage.output_tokens) == ("cancelled", None)
@@ -346,7 +348,7 @@ async def test_hanging_up_in_the_middle_of_the_body_leaves_the_output_unknown_to
 @pytest.mark.parametrize(
     "script", [[*say("Half"), *finish(), Cut()], [*say("Half")]], ids=["cut", "without a finish reason"]
 )
-async def test_an_answer_that_was_lost_has_an_unknown_output(script: list[Step]):
+async def test_an_answer_that_was_lost_has_an_unknown_output(script: list[Step]) -> None:
     heard = await whole(*script)
     assert heard.call.usage == TokenUsage(14, None)
     assert heard.call.estimated
@@ -357,7 +359,7 @@ async def gone(provider: ScriptedProvider) -> None:
         await provider.left_early.wait()
 
 
-async def test_a_connection_that_was_read_to_its_end_is_used_again():
+async def test_a_connection_that_was_read_to_its_end_is_used_again() -> None:
     async with scripted_provider(BONJOUR, repeat=True) as provider, provider_at(provider.base_url) as asked:
         for _ in range(3):
             _ = [delta async for delta in asked.stream(a_call())]
@@ -383,7 +385,7 @@ JSON_VALUES = st.recursive(
 
 @examples(deadline=None, max_examples=300)
 @given(body=JSON_VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
-def test_any_body_at_all_is_an_answer_or_a_provider_error(body: bytes):
+def test_any_body_at_all_is_an_answer_or_a_provider_error(body: bytes) -> None:
     try:
         parsed = Decoder("fake").whole(body)
     except ProviderCut:
