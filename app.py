@@ -73,6 +73,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.state.services = services
     install_error_answers(app)
     # In the order of their load: a path is compared with each route until one fits.
+    app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
     for door in (chat, embeddings, models):
         app.include_router(door.router, responses=OPENAI_ANY_ERROR)
     for door in (completion, auth, lists, health):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from benchmarks.litellm_peer import KEY
+from benchmarks.litellm_peer import KEY, LITELLM
 from benchmarks.load import Target, run_load
 from benchmarks.measuring import ROUNDS, STREAMS, TOKENS, Row, round_of, token_header, whole_round
 from benchmarks.processes import rss_mb
@@ -22,48 +22,55 @@ SLOW_BODY = (
 )
 SLOW_STREAMS = 1_000
 CONCURRENCY = 32
+PEER_ROUNDS = 2
 Peer = tuple[psutil.Process, int] | None
 
 
-def measure_gateway(port: int, provider_port: int, server: psutil.Process, peer: Peer) -> Iterator[Row]:
-    """Ours with its limits, then the peer's figures of the same rounds."""
-    ours = (Target(port, PATH, STREAM_BODY, MARKER, token_header(port)), server)
-    whole = (Target(port, PATH, WHOLE_BODY, b"", token_header(port), is_stream=False), server)
-    theirs = whole_of_peer = None
-    if peer is not None:
-        key = (("Authorization", f"Bearer {KEY}"),)
-        theirs = (Target(peer[1], PATH, STREAM_BODY, MARKER, key), peer[0])
-        whole_of_peer = (Target(peer[1], PATH, WHOLE_BODY, b"", key, is_stream=False), peer[0])
-    yield from _streaming(ours, theirs)
-    yield from _whole(whole, whole_of_peer)
+def measure_gateway(port: int, provider_port: int, server: psutil.Process) -> Iterator[Row]:
+    """Ours, with its limits."""
+    streamed, whole = _targets(port, token_header(port))
+    round_of(streamed, server)
+    costs = [round_of(streamed, server)[1] for _ in range(ROUNDS)]
+    yield Row(f"gateway: server CPU a token, {STREAMS} streams x {TOKENS} tokens", statistics.median(costs), "µs", 10)
+    costs = [whole_round(whole, server, requests=640, concurrency=CONCURRENCY)[1] for _ in range(ROUNDS)]
+    what = f"gateway: server CPU a non-streaming request, concurrency {CONCURRENCY}"
+    yield Row(what, statistics.median(costs), "ms", 0.5)
     direct = Target(provider_port, PATH, WHOLE_BODY, b"", is_stream=False)
-    added = _median_ms(whole[0]) - _median_ms(direct)
+    added = _median_ms(whole) - _median_ms(direct)
     yield Row("time added to a request at concurrency 1 (median)", added, "ms", 1)
     yield from _slow_streams(port, server)
 
 
-Measured = tuple[Target, psutil.Process]
+def compare_gateway(port: int, server: psutil.Process, peer: Peer) -> Iterator[Row]:
+    """Ours and the peer's, turn about, in the same minutes."""
+    if peer is None:
+        return
+    ours = _targets(port, token_header(port))
+    theirs = _targets(peer[1], (("Authorization", f"Bearer {KEY}"),))
+    pairs = [(round_of(ours[0], server)[1], round_of(theirs[0], peer[0])[1]) for _ in range(PEER_ROUNDS)]
+    yield from _beside("a token", [us for us, _ in pairs], [them for _, them in pairs], "µs")
+    pairs = [
+        (
+            whole_round(ours[1], server, requests=640, concurrency=CONCURRENCY)[1],
+            whole_round(theirs[1], peer[0], requests=160, concurrency=CONCURRENCY)[1],
+        )
+        for _ in range(PEER_ROUNDS)
+    ]
+    yield from _beside("a non-streaming request", [us for us, _ in pairs], [them for _, them in pairs], "ms")
 
 
-def _streaming(ours: Measured, theirs: Measured | None) -> Iterator[Row]:
-    round_of(*ours)
-    costs = [round_of(*ours)[1] for _ in range(ROUNDS)]
-    median = statistics.median(costs)
-    yield Row(f"gateway: server CPU a token, {STREAMS} streams x {TOKENS} tokens", median, "µs", 10)
-    if theirs is not None:
-        peer = round_of(*theirs)[1]
-        yield Row("  LiteLLM, the same streams", peer, "µs")
-        yield Row("  LiteLLM costs so many times more", peer / median, "x")
+def _targets(port: int, headers: tuple[tuple[str, str], ...]) -> tuple[Target, Target]:
+    """What is asked, streamed and in one piece."""
+    return Target(port, PATH, STREAM_BODY, MARKER, headers), Target(
+        port, PATH, WHOLE_BODY, b"", headers, is_stream=False
+    )
 
 
-def _whole(ours: Measured, theirs: Measured | None) -> Iterator[Row]:
-    costs = [whole_round(*ours, requests=640, concurrency=CONCURRENCY)[1] for _ in range(ROUNDS)]
-    median = statistics.median(costs)
-    yield Row(f"gateway: server CPU a non-streaming request, concurrency {CONCURRENCY}", median, "ms", 0.5)
-    if theirs is not None:
-        peer = whole_round(*theirs, requests=320, concurrency=CONCURRENCY)[1]
-        yield Row("  LiteLLM, the same requests", peer, "ms")
-        yield Row("  LiteLLM costs so many times more", peer / median, "x")
+def _beside(what: str, ours: list[float], theirs: list[float], unit: str) -> Iterator[Row]:
+    us, them = statistics.median(ours), statistics.median(theirs)
+    yield Row(f"turn about: CPU {what}, ours", us, unit)
+    yield Row(f"  LiteLLM {LITELLM}", them, unit)
+    yield Row("  times ours", them / us, "x")
 
 
 def _median_ms(target: Target) -> float:

@@ -11,7 +11,8 @@ import psutil
 from benchmarks.processes import ROOT, free_port, running_program, wait_for
 
 ENVIRONMENT = ROOT / "data" / "bench-litellm"
-REQUIREMENT = "litellm[proxy]==1.106.2"
+LITELLM = "1.106.2"
+REQUIREMENT = f"litellm[proxy]=={LITELLM}"
 KEY = "sk-bench-" + "0" * 32
 INSTALL_S = 600.0
 

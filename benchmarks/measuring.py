@@ -14,6 +14,7 @@ from benchmarks.load import Outcome, Target, run_load
 from benchmarks.processes import cpu_s, free_port, running, wait_for
 
 SERVER_CORE, LOAD_CORE = 0, 1
+"""The first core also serves the interrupts and housekeeping of most systems: what is measured gets the other."""
 STREAMS, TOKENS, ROUNDS = 64, 200, 7
 
 

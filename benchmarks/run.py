@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.gateway import measure_gateway
+from benchmarks.gateway import compare_gateway, measure_gateway
 from benchmarks.litellm_peer import litellm_proxy
 from benchmarks.measuring import LOAD_CORE, SERVER_CORE, TOKENS, Row, running_server
 from benchmarks.processes import free_port, rss_mb, running, wait_for_port
@@ -37,7 +37,6 @@ def _measure(folder: Path) -> Iterator[Row]:
         running(provider, core=LOAD_CORE, env={}, log=folder / "provider.log") as provider_process,
         running(bare, core=SERVER_CORE, env={}, log=folder / "bare.log") as bare_process,
         running_server(folder, provider_port) as (server, port, started_s),
-        litellm_proxy(folder, provider_port, SERVER_CORE) as peer,
     ):
         wait_for_port(bare_port)
         time.sleep(2)
@@ -45,7 +44,10 @@ def _measure(folder: Path) -> Iterator[Row]:
         yield Row("idle memory of the server, without a local model", rss_mb(server), "MB", 250)
         processes = (server, provider_process, bare_process)
         yield from measure_spine(port, provider_port, bare_port, processes)
-        yield from measure_gateway(port, provider_port, server, peer)
+        # The peer starts for its own rounds only: it shares the server's core, and is not idle when idle.
+        yield from measure_gateway(port, provider_port, server)
+        with litellm_proxy(folder, provider_port, SERVER_CORE) as peer:
+            yield from compare_gateway(port, server, peer)
         yield Row("memory after the load", rss_mb(server), "MB")
 
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.deps import CurrentToken, services_of
+from api.deps import BearerCredential, CurrentToken, services_of
 from api.errors import request_id_of
 from api.openai.body import json_object_of
 from api.openai.chat_answers import StreamedChat, WholeChat
@@ -13,10 +13,19 @@ from api.openai.schemas import CHAT_BODY, CHAT_RESPONSES
 router = APIRouter(prefix="/v1", tags=["openai"])
 
 
+PATH = "/v1/chat/completions"
+_credential = BearerCredential()
+
+
 @router.post("/chat/completions", summary="Chat", responses=CHAT_RESPONSES, openapi_extra=CHAT_BODY)
-async def complete_chat(request: Request, caller: CurrentToken) -> Response:
+async def complete_chat(request: Request, _: CurrentToken) -> Response:
     """What OpenAI's clients ask, answered by any model, route or agent; `impact` says what it consumed."""
-    # Not a dependency as elsewhere: each one costs 15 µs a request.
+    return await answer_chat(request)
+
+
+async def answer_chat(request: Request) -> Response:
+    """The same, as a plain route: FastAPI's own costs a fifth of a request. `complete_chat` is its documentation."""
+    caller = await _credential(request)
     services = await services_of(request)
     asked = await chat_request(
         await json_object_of(request),

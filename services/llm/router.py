@@ -103,6 +103,7 @@ class Router:
         self.catalogue = catalogue
         self._providers = providers
         self._default_model = default_model
+        self._models_of: dict[str | None, list[ModelEntry]] = {}
         self._health = health or Health()
 
     def unavailable_reason(self, model: ModelEntry, credentials: Mapping[str, Any] | None = None) -> str | None:
@@ -262,6 +263,13 @@ class Router:
         return [min(siblings, key=self.context_tokens)] if siblings else []
 
     def _named(self, name: str | None) -> list[ModelEntry]:
+        """The models behind a name. Kept: a run asks several times, and the catalogue does not change."""
+        models = self._models_of.get(name)
+        if models is None:
+            models = self._models_of[name] = self._look_up(name)
+        return models
+
+    def _look_up(self, name: str | None) -> list[ModelEntry]:
         if name is None:
             names = [*([self._default_model] if self._default_model else []), *self.catalogue.default]
             chain = {model.id: model for each in names for model in self.catalogue.candidates(each)}
