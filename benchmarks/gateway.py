@@ -36,8 +36,10 @@ def measure_gateway(port: int, provider_port: int, server: psutil.Process) -> It
     what = f"gateway: server CPU a non-streaming request, concurrency {CONCURRENCY}"
     yield Row(what, statistics.median(costs), "ms", 0.5)
     direct = Target(provider_port, PATH, WHOLE_BODY, b"", is_stream=False)
-    added = _median_ms(whole) - _median_ms(direct)
-    yield Row("time added to a request at concurrency 1 (median)", added, "ms", 1)
+    # An idle virtual core wakes fast or slowly for seconds at a time: rounds, and the best of them beside the median.
+    added = [_median_ms(whole) - _median_ms(direct) for _ in range(2 * ROUNDS)]
+    yield Row("time added to a request at concurrency 1 (median)", statistics.median(added), "ms", 1)
+    yield Row("  the best round", min(added), "ms")
     yield from _slow_streams(port, server)
 
 
