@@ -3,4 +3,4 @@
 A migration only adds (nullable columns, tables, indexes): during an upgrade the former version still runs beside.
 """
 
-HEAD = "0001"
+HEAD = "0002"

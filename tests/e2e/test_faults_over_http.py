@@ -190,3 +190,14 @@ def test_a_provider_that_refuses_for_a_while_is_not_asked_meanwhile(
     assert len(faulty.requests) == 1
     row = the_row(house, "cooling-1")
     assert [call["model"] for call in row["calls"]] == [GOOD]
+
+
+def test_a_plain_models_run_leaves_a_row_that_names_no_agent(house: LiveServer, faulty: ScriptedProvider) -> None:
+    play(faulty, BONJOUR)
+    headers = {"Authorization": f"Bearer {house.token()}", "X-Request-ID": "plain"}
+    body = {"model": FAULTY, "messages": [{"role": "user", "content": "Raconte."}]}
+    answer = httpx.post(f"{house.url}/v1/chat/completions", json=body, headers=headers, trust_env=False, timeout=20)
+    assert answer.status_code == 200
+    row = the_row(house, "plain")
+    assert (row["agent"], row["model"], row["status"]) == (None, FAULTY, "succeeded")
+    assert row["cost_eur"] == answer.json()["impact"]["cost_eur"]

@@ -16,6 +16,7 @@ import psycopg
 
 from core.database import Database
 from core.embedded_postgres import status
+from domain.runs import RunRecord
 from services.ledger import Ledger
 from tests.ledger_for_tests import (
     CALL,
@@ -54,6 +55,23 @@ async def test_every_figure_arrives_and_what_is_not_known_is_null(tmp_path: Path
     expected = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     assert row == expected | {"calls": [CALL, {"model": "é\\u0000"}], "wcf_liters": None}
     assert files_in(tmp_path) == []
+
+
+async def test_a_row_with_everything_unknown_that_may_be_is_stored_and_not_set_aside(
+    tmp_path: Path, database_url: str
+) -> None:
+    """A plain model's run has no agent, and a failed one hardly any figure: none of that is a fault of the row."""
+    optional = {field.name: None for field in dataclasses.fields(RunRecord) if "None" in str(field.type)}
+    assert {"agent", "project_id", "cost_eur"} <= optional.keys()
+    record = a_record(**optional)
+    async with opened(tmp_path, database_url) as (ledger, database):
+        ledger.record(record)
+        await until_written(ledger)
+        assert ledger.status().rejected_rows == 0
+        async with database.pool.connection() as connection:
+            row = await (await connection.execute("SELECT * FROM runs")).fetchone()
+    assert row is not None
+    assert {name: row[name] for name in optional} == optional
 
 
 async def test_recording_costs_microseconds_and_ten_thousand_rows_arrive_in_order(
