@@ -67,6 +67,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Meet:
+    """Say nothing until this many requests are being answered; only as the first step."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """Break the connection."""
 
@@ -85,7 +92,7 @@ class ContentType:
     value: str
 
 
-Step = Status | Chunk | Wait | Cut | Stall | ContentType
+Step = Status | Chunk | Wait | Meet | Cut | Stall | ContentType
 
 
 def chunk(delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> Chunk:
@@ -193,6 +200,8 @@ async def _answer(provider: ScriptedProvider, request: web.Request) -> web.Strea
         return web.json_response({"error": {"message": "no script"}}, status=500)
     provider.answering += 1
     try:
+        if isinstance(script[0], Meet):
+            await _meet(provider, script.pop(0))
         play = _play if body["stream"] else _play_whole
         return await play(request, script)
     except (asyncio.CancelledError, ConnectionError):
@@ -200,6 +209,11 @@ async def _answer(provider: ScriptedProvider, request: web.Request) -> web.Strea
         raise
     finally:
         provider.answering -= 1
+
+
+async def _meet(provider: ScriptedProvider, step: Any) -> None:
+    while provider.answering < step.count:
+        await asyncio.sleep(0.005)
 
 
 async def _play(request: web.Request, script: list[Step]) -> web.StreamResponse:

@@ -9,7 +9,7 @@ import pytest
 from tests.live_server import LiveServer, wait_until
 from tests.openai_wire import check_openai_error, hello, objects_of, objects_of_a_failed_stream, text_of
 from tests.provider_thread import play
-from tests.scripted_provider import Chunk, Cut, ScriptedProvider, Stall, Status, Wait, finish, say
+from tests.scripted_provider import Chunk, Cut, Meet, ScriptedProvider, Stall, Status, Wait, finish, say
 
 CHAT = "/v1/chat/completions"
 BOTH_FORMS = pytest.mark.parametrize("stream", [True, False])
@@ -81,21 +81,22 @@ async def test_an_error_event_of_the_providers_is_one_of_ours(
 
 
 @BOTH_FORMS
-async def test_one_choice_that_fails_fails_the_answer_and_ends_the_others(
+async def test_one_choice_that_is_refused_fails_the_answer_and_ends_the_others(
     client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
 ) -> None:
-    # The second may be ended before it has asked.
-    provider.compose = lambda _: [Status(401)]
-    try:
-        check_openai_error(await post(client, n=2, stream=stream), 502, "provider_refused")
-    finally:
-        provider.compose = None
-    if stream:
-        play(provider, [*say("un"), Wait(0.1), Cut()], [*say("deux"), Stall()])
-        chunks, last = objects_of_a_failed_stream((await post(client, n=2, stream=True)).content)
-        assert {text_of(chunks, 0), text_of(chunks, 1)} == {"un", "deux"}
-        assert last["error"]["code"] == "provider_cut"
-        wait_until(provider.left_early.is_set, 5, "the other choice's call is ended")
+    play(provider, [Meet(2), Status(401)], [Stall()])
+    check_openai_error(await post(client, n=2, stream=stream), 502, "provider_refused")
+    wait_until(provider.left_early.is_set, 5, "the other choice's call is ended")
+
+
+async def test_one_choice_that_is_cut_fails_the_answer_and_ends_the_others(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [Meet(2), *say("un"), Wait(0.5), Cut()], [Meet(2), *say("deux"), Stall()])
+    chunks, last = objects_of_a_failed_stream((await post(client, n=2, stream=True)).content)
+    assert {text_of(chunks, 0), text_of(chunks, 1)} == {"un", "deux"}
+    assert last["error"]["code"] == "provider_cut"
+    wait_until(provider.left_early.is_set, 5, "the other choice's call is ended")
 
 
 @BOTH_FORMS
