@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from config.yaml_file import load_yaml_file, misplaced
 
 MODELS_YAML = Path(__file__).parent / "models.yaml"
-BUILT_IN_PROVIDERS = ("openai", "mistral", "huggingface", "spark", "local")
+BUILT_IN_PROVIDERS = ("openai", "mistral", "huggingface", "spark", "spark-http", "local")
 
 
 class _Entry(BaseModel):

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     spark_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("SPARK_API_KEY", "API_KEY"))
     spark_base_url: str = "wss://spark-api.xf-yun.com"
     spark_vision_base_url: str = "wss://spark-api.cn-huabei-1.xf-yun.com"
+    spark_http_base_url: str = "https://spark-api-open.xf-yun.com/v2"
 
     # Bounds on a request and on a run
     max_body_bytes: int = Field(default=8_000_000, gt=0)
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
     sse_ping_s: float = Field(default=15.0, gt=0)
     shutdown_grace_s: float = Field(default=30.0, ge=0)
     shutdown_notice_s: float = Field(default=1.0, ge=0)
+
+    # Threads: conversations that the server keeps
+    thread_busy: Literal["reject", "wait"] = "reject"
+    thread_max_messages: int = Field(default=200, ge=4)
+    thread_retention_days: int = Field(default=90, ge=0)
 
     # The database and the ledger
     database_url: SecretStr | None = None
@@ -109,7 +115,7 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("openai_base_url", "mistral_base_url", "local_base_url", "hf_base_url")
+    @field_validator("openai_base_url", "mistral_base_url", "local_base_url", "hf_base_url", "spark_http_base_url")
     @classmethod
     def _is_http_address(cls, value: str | None) -> str | None:
         """Without the value in the message: an address may carry a password."""

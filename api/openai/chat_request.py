@@ -14,9 +14,9 @@ from domain.errors import InvalidParameter
 from domain.messages import Message
 from domain.principals import Principal
 from domain.runs import RunRequest
+from services.llm.providers.spark_auth import SPARK_PROVIDERS
 
 MAX_CHOICES = 8
-SPARK = "spark"
 WHOLE_64 = 2**63 - 1
 
 FORWARDED = frozenset(
@@ -161,7 +161,7 @@ async def chat_request(
             max_tokens=body.get("max_completion_tokens", body.get("max_tokens")),
             metadata=_labels(body.get("metadata")),
             parameters=parameters,
-            credentials={} if credentials is None else {SPARK: credentials},
+            credentials={} if credentials is None else dict.fromkeys(SPARK_PROVIDERS, credentials),
             stream=stream,
         ),
         choices=body.get("n", 1),
@@ -197,7 +197,7 @@ def _refuse_for_agents(body: Mapping[str, Any], agent: str) -> None:
 def _asks_spark(target: Target, services: Services) -> bool:
     if target.model is None:
         return False
-    return any(model.provider == SPARK for model in services.router.catalogue.candidates(target.model))
+    return any(model.provider in SPARK_PROVIDERS for model in services.router.catalogue.candidates(target.model))
 
 
 def _check_capabilities(

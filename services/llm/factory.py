@@ -13,6 +13,7 @@ from services.llm.providers.openai_compatible import OpenAICompatible
 from services.llm.providers.provider import Provider
 from services.llm.providers.spark import Spark
 from services.llm.providers.spark_auth import SparkCredentials
+from services.llm.providers.spark_http import SparkHttp
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
 
@@ -49,6 +50,7 @@ def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, ru
         "mistral": _mistral(settings, http),
         "huggingface": _keyed("huggingface", settings.hf_base_url, settings.hf_token, "HF_TOKEN", settings, http),
         "spark": _spark(settings),
+        "spark-http": _spark_http(settings, http),
         LOCAL: _local(catalogue, settings, http, runtime),
         **_endpoints(catalogue, settings, http),
     }
@@ -116,18 +118,30 @@ def endpoint_keys(entries: tuple[str, ...]) -> dict[str, SecretStr]:
     return keys
 
 
-def _spark(settings: Settings) -> Provider:
+def _spark_credentials(settings: Settings) -> SparkCredentials | None:
     parts = (settings.spark_app_id, settings.spark_api_secret, settings.spark_api_key)
     if any(parts) and not all(parts):
         raise ConfigurationError("Spark needs all three of SPARK_APP_ID, SPARK_API_SECRET and SPARK_API_KEY, or none")
     app_id, secret, key = parts
-    credentials = SparkCredentials(app_id, secret, key) if app_id and secret and key else None
+    return SparkCredentials(app_id, secret, key) if app_id and secret and key else None
+
+
+def _spark(settings: Settings) -> Provider:
     return Spark(
-        credentials=credentials,
+        credentials=_spark_credentials(settings),
         text_base_url=settings.spark_base_url,
         vision_base_url=settings.spark_vision_base_url,
         stall_timeout_s=settings.provider_stall_timeout_s,
         connect_timeout_s=settings.provider_connect_timeout_s,
+    )
+
+
+def _spark_http(settings: Settings, http: HttpClient) -> Provider:
+    return SparkHttp(
+        http=http,
+        credentials=_spark_credentials(settings),
+        base_url=settings.spark_http_base_url,
+        stall_timeout_s=settings.provider_stall_timeout_s,
     )
 
 

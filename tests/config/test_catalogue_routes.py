@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from config.catalogue import BUILT_IN_PROVIDERS, Catalogue, EcologitsModel, ParameterCount, load_catalogue
 from domain.errors import ConfigurationError
+from services.llm.providers.spark_auth import SPARK_PROVIDERS
 
 SHIPPED = load_catalogue()
 
@@ -88,8 +89,9 @@ def test_a_request_that_names_no_model_goes_to_hosted_models_first():
 
 
 def test_spark_answers_to_the_vendors_names_and_claims_no_price_and_no_impact():
-    spark = [model for model in SHIPPED.models if model.provider == "spark"]
-    assert tuple(model.id for model in spark) == SPARK
+    spark = [model for model in SHIPPED.models if model.provider in SPARK_PROVIDERS]
+    assert tuple(model.id for model in spark) == (*SPARK, "x1")
+    assert [model.id for model in spark if model.provider == "spark-http" or model.capabilities.tools] == ["x1"]
     assert {(model.price, model.impact) for model in spark} == {(None, None)}
     assert [model.id for model in spark if model.capabilities.vision] == ["vision"]
 

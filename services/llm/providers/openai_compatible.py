@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.llm.providers.provider import Delta, ModelCall
+from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
 
 
@@ -71,24 +72,27 @@ def openai_adapter(wire_name: str, *, is_openai: bool) -> BaseChatOpenAI:
     )
 
 
-def openai_endpoint(provider: str, base_url: str, api_key: SecretStr | None, stall_timeout_s: float) -> Endpoint:
+def openai_endpoint(
+    provider: str, base_url: str, api_key: SecretStr | None, stall_timeout_s: float, quirks: Quirks = AS_OPENAI
+) -> Endpoint:
     """Where chat completions of this base URL are asked."""
     url = f"{base_url.rstrip('/')}/chat/completions"
-    return Endpoint(provider=provider, url=url, headers=bearer_headers(api_key), stall_timeout_s=stall_timeout_s)
+    return Endpoint(provider, url, bearer_headers(api_key), stall_timeout_s, quirks)
 
 
 async def stream_openai(
     http: HttpClient, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
 ) -> AsyncGenerator[Delta]:
     """One call over OpenAI's wire: text pieces in batches, rare chunks through the vendor's reader."""
+    payload = openai_payload(adapter, call, endpoint.quirks)
     if call.whole:
-        answer = await ask_whole(http, endpoint, openai_payload(adapter, call))
+        answer = await ask_whole(http, endpoint, payload)
         with reading_chunk(endpoint.provider):
             whole = openai_chunk(adapter, answer)
         if whole is not None:
             yield whole
         return
-    async with aclosing(stream_events(http, endpoint, openai_payload(adapter, call))) as deltas:
+    async with aclosing(stream_events(http, endpoint, payload)) as deltas:
         async for delta in deltas:
             if isinstance(delta, list):
                 yield delta
@@ -99,7 +103,7 @@ async def stream_openai(
                 yield chunk
 
 
-def openai_payload(adapter: BaseChatOpenAI, call: ModelCall) -> dict[str, Any]:
+def openai_payload(adapter: BaseChatOpenAI, call: ModelCall, quirks: Quirks = AS_OPENAI) -> dict[str, Any]:
     """The body of `/chat/completions`, streamed, with usage on its last chunk."""
     parameters = dict(call.parameters)
     parameters.pop("spark_version", None)  # Meant for a candidate that did not answer.
@@ -110,7 +114,7 @@ def openai_payload(adapter: BaseChatOpenAI, call: ModelCall) -> dict[str, Any]:
     messages: list[BaseMessage] = call.messages
     payload: dict[str, Any] = adapter._get_request_payload(messages, stop=stop, **parameters)  # noqa: SLF001 - the vendor offers no public way to its payload without its client
     payload["stream"] = not call.whole
-    if call.whole:
+    if call.whole or not quirks.takes_stream_options:
         payload.pop("stream_options", None)
     else:
         payload["stream_options"] = {"include_usage": True}

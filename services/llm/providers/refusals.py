@@ -12,10 +12,12 @@ from domain.errors import (
     BadRequest,
     ContextOverflow,
     ModelNotServed,
+    ProviderError,
     ProviderRefused,
     RateLimitedByProvider,
     RouteurError,
 )
+from services.llm.providers.quirks import RefusalIn
 
 MAX_ERROR_BYTES = 65_536
 NO_WORDS = "no readable message"
@@ -29,10 +31,20 @@ OVERFLOW_MARKS = (
 """How OpenAI, vLLM, llama.cpp and Mistral say that the prompt is too long."""
 
 
-async def refusal(provider: str, response: aiohttp.ClientResponse) -> RouteurError:
+async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: RefusalIn | None = None) -> RouteurError:
     """The error for an answer whose status is not 200. A refused credential never shows the provider's text."""
-    status = response.status
     body = await _body_of(response)
+    told = _told(body, response, refusal_in) if refusal_in is not None else None
+    return told or _by_status(provider, response, body)
+
+
+async def refusal_told(response: aiohttp.ClientResponse, refusal_in: RefusalIn) -> RouteurError | None:
+    """The refusal that a vendor's body tells whatever its status."""
+    return _told(await _body_of(response), response, refusal_in)
+
+
+def _by_status(provider: str, response: aiohttp.ClientResponse, body: bytes) -> RouteurError:
+    status = response.status
     message = _message_of(body)
     if status == 429:
         return RateLimitedByProvider(
@@ -81,6 +93,17 @@ async def _body_of(response: aiohttp.ClientResponse) -> bytes:
     except aiohttp.ClientError:
         pass
     return body
+
+
+def _told(body: bytes, response: aiohttp.ClientResponse, refusal_in: RefusalIn) -> RouteurError | None:
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    error = refusal_in(parsed, response.status)
+    if isinstance(error, ProviderError):
+        error.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
+    return error
 
 
 def _message_of(body: bytes) -> str:

@@ -33,6 +33,7 @@ from services.llm.providers.spark_answer import (
     refusal_in_frame,
 )
 from services.llm.providers.spark_auth import (
+    NEEDED,
     TEXT_BASE_URL,
     VISION_BASE_URL,
     SparkCredentials,
@@ -49,8 +50,6 @@ CLOSE_WAIT_S = 0.1
 
 MAX_FRAME_BYTES = 1_000_000
 """A delta is a few hundred bytes; what is larger than this is not one."""
-
-NEEDED = "the settings APP_ID, API_SECRET and API_KEY, or the headers X_APP_ID, X_API_SECRET and X_API_KEY"
 
 
 @dataclass(slots=True)

@@ -91,15 +91,20 @@ def read_frame(provider: str, received: str | bytes) -> AnswerFrame:
 
 def refusal_in_frame(provider: str, frame: AnswerFrame, model: str, *, is_callers: bool) -> RouteurError:
     """The error that a refusing frame means. `is_callers`: the credential came with the request."""
-    said = f"{provider} answered {frame.code} for {model!r} ({frame.words}; sid {frame.sid or 'unknown'})"
-    meaning = MEANINGS.get(frame.code)
+    return refusal_by_code(provider, model, frame.code, words=frame.words, sid=frame.sid, is_callers=is_callers)
+
+
+def refusal_by_code(provider: str, model: str, code: int, *, words: str, sid: str, is_callers: bool) -> RouteurError:
+    """The error that one of the vendor's codes means, over its WebSocket and over HTTP."""
+    said = f"{provider} answered {code} for {model!r} ({words}; sid {sid or 'unknown'})"
+    meaning = MEANINGS.get(code)
     match meaning:
         case "malformed" | "audit" | "overflow":
             error, advice = CALLERS_FAULTS[meaning]
             return error(f"{said}: {advice}")
         case "credential" | "not_allowed":
             status: Literal[401, 403] = 401 if meaning == "credential" else 403
-            return credential_refusal(provider, f"code {frame.code}", status, is_callers=is_callers)
+            return credential_refusal(provider, f"code {code}", status, is_callers=is_callers)
         case "limited":
             return RateLimitedByProvider(said, retry_after_s=None)
         case "no_such_model":

@@ -17,6 +17,13 @@ TEXT_BASE_URL = "wss://spark-api.xf-yun.com"
 VISION_BASE_URL = "wss://spark-api.cn-huabei-1.xf-yun.com"
 DEFAULT_PORTS = {"wss": 443, "ws": 80}
 
+SPARK_PROVIDERS = ("spark", "spark-http")
+"""Both take the same credentials, the caller's too: the first speaks WebSocket, the second serves X1 over HTTP."""
+
+NEEDED = (
+    "the settings SPARK_APP_ID, SPARK_API_SECRET and SPARK_API_KEY, or the headers X_APP_ID, X_API_SECRET and X_API_KEY"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SparkCredentials:

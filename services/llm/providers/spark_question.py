@@ -21,16 +21,8 @@ MAX_IMAGE_BYTES = 4 * 1024 * 1024
 SPARK_IMAGE_TYPES = frozenset({"image/jpeg", "image/png"})
 MAX_UID_CHARS = 32
 
-CANNOT_DO = (
-    "tools",
-    "functions",
-    "response_format",
-    "stop",
-    "seed",
-    "logprobs",
-    "top_logprobs",
-    "logit_bias",
-)
+HAS_NO_WORD_FOR = ("functions", "stop", "seed", "logprobs", "top_logprobs", "logit_bias")
+CANNOT_DO = ("tools", "response_format", *HAS_NO_WORD_FOR)
 """What changes the answer and the vendor's WebSocket has no word for: refused by name rather than dropped."""
 
 ROLES = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
@@ -50,28 +42,54 @@ def question_frame(call: ModelCall, route: SparkRoute, app_id: str) -> str:
 
 def max_tokens_of(call: ModelCall) -> int:
     """How long the answer may be: what was asked for, at most what the catalogue knows the model to write."""
+    asked = asked_max_tokens(call)
+    if asked is not None:
+        return asked
+    return min(DEFAULT_MAX_TOKENS, call.model.context.max_output_tokens or DEFAULT_MAX_TOKENS)
+
+
+def asked_max_tokens(call: ModelCall) -> int | None:
+    """The same, `None` where nobody asked."""
     asked = call.parameters.get("max_tokens")
     if asked is None:
         asked = call.parameters.get("max_completion_tokens")
     if asked is None:
-        asked = DEFAULT_MAX_TOKENS
-    elif not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
+        return None
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 1:
         raise BadRequest(f"max_tokens {asked!r} must be a whole number of 1 or more")
     return min(asked, call.model.context.max_output_tokens or asked)
 
 
-def _chat_parameters(call: ModelCall) -> dict[str, Any]:
+def check_can_do(call: ModelCall, cannot: Sequence[str]) -> None:
+    """Raises `BadRequest` naming the first of these parameters that asks for something."""
     asked = {**call.parameters, "stop": call.stop or call.parameters.get("stop")}
-    for name in CANNOT_DO:
+    for name in cannot:
         if asked.get(name) and asked[name] != {"type": "text"}:
             raise BadRequest(f"{call.model.id!r} cannot do {name!r}: leave it out, or name another model")
-    chat: dict[str, Any] = {"max_tokens": max_tokens_of(call)}
-    if (temperature := _number(asked, "temperature")) is not None and call.model.capabilities.temperature:
-        chat["temperature"] = min(max(temperature, LOWEST_TEMPERATURE), 1.0)
-    if (top_k := _number(asked, "top_k")) is not None:
+
+
+def sampling_of(call: ModelCall) -> dict[str, Any]:
+    """Temperature and `top_k`, brought into the vendor's ranges; absent where nobody asked."""
+    sampling: dict[str, Any] = {}
+    if (temperature := _number(call.parameters, "temperature")) is not None and call.model.capabilities.temperature:
+        sampling["temperature"] = min(max(temperature, LOWEST_TEMPERATURE), 1.0)
+    if (top_k := _number(call.parameters, "top_k")) is not None:
         least, most = TOP_K_RANGE
-        chat["top_k"] = min(max(int(top_k), least), most)
-    return chat
+        sampling["top_k"] = min(max(int(top_k), least), most)
+    return sampling
+
+
+def text_of(message: BaseMessage, model: str) -> str:
+    """The message's text; raises `BadRequest` when there is an image in it."""
+    text, images = _parts_of(message, model)
+    if images:
+        raise _takes_no_images(model)
+    return text
+
+
+def _chat_parameters(call: ModelCall) -> dict[str, Any]:
+    check_can_do(call, CANNOT_DO)
+    return {"max_tokens": max_tokens_of(call), **sampling_of(call)}
 
 
 def _number(parameters: Mapping[str, Any], name: str) -> float | None:
@@ -108,8 +126,12 @@ def _text(call: ModelCall, route: SparkRoute) -> list[Turn]:
     if route.takes_image:
         return [_image_turn(images, call.model.id), *_alternating(turns, call.model.id)]
     if images:
-        raise BadRequest(f"{call.model.id!r} takes no images: name the model 'vision' for them")
+        raise _takes_no_images(call.model.id)
     return turns
+
+
+def _takes_no_images(model: str) -> BadRequest:
+    return BadRequest(f"{model!r} takes no images: name the model 'vision' for them")
 
 
 def _role_of(message: BaseMessage, model: str) -> str:

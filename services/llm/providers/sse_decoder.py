@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from domain.errors import ProviderCut
+from domain.errors import ProviderCut, RouteurError
+from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.refusals import words_of
 
 MAX_EVENT_BYTES = 4_000_000
@@ -27,17 +28,31 @@ class Decoder:
     `failure` is what the provider did wrong: to be raised once the deltas that came before it have been passed on.
     """
 
-    __slots__ = ("_after", "_before", "_candidate", "_news", "_pending", "_provider", "done", "failure", "finished")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_candidate",
+        "_news",
+        "_pending",
+        "_provider",
+        "_quirks",
+        "_refusal_in",
+        "done",
+        "failure",
+        "finished",
+    )
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, quirks: Quirks = AS_OPENAI) -> None:
         self._provider = provider
+        self._quirks = quirks
+        self._refusal_in = quirks.refusal_in
         self._pending = b""
         self._news = False
         # What stands before and after the content of a plain piece; see `_learn`.
         self._before = b""
         self._after = b""
         self._candidate = (b"", b"")
-        self.failure: ProviderCut | None = None
+        self.failure: RouteurError | None = None
         self.done = False
         self.finished = False
 
@@ -59,7 +74,7 @@ class Decoder:
             self._read(events, deltas)
             if len(self._pending) > MAX_EVENT_BYTES:
                 raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
-        except ProviderCut as failure:
+        except RouteurError as failure:
             self.failure = failure
         return deltas
 
@@ -77,15 +92,20 @@ class Decoder:
                 raise ProviderCut(f"{self._provider} sent a choice without a message", retryable=True)
             choice["delta"] = {**message, "tool_calls": self._numbered(message.get("tool_calls"))}
         self._note_rare(parsed)
-        if not self.finished:
+        if not self.finished and (self._quirks.gives_finish_reason or not choices):
             raise ProviderCut(f"{self._provider} ended its answer without a finish reason", retryable=True)
         return parsed
 
     def _numbered(self, calls: Any) -> list[dict[str, Any]]:
         """Tool calls as the fragments of a stream, which say where they stand."""
+        return [{**call, "index": index} for index, call in enumerate(self._listed(calls))]
+
+    def _listed(self, calls: Any) -> list[dict[str, Any]]:
+        if isinstance(calls, dict) and not self._quirks.numbers_tool_calls:
+            return [calls]
         if not isinstance(calls or [], list) or not all(isinstance(call, dict) for call in calls or ()):
             raise ProviderCut(f"{self._provider} sent tool calls that are not objects", retryable=True)
-        return [{**call, "index": index} for index, call in enumerate(calls or ())]
+        return calls or []
 
     def _read(self, events: list[bytes], deltas: list[list[str] | dict[str, Any]]) -> None:  # noqa: C901 - one loop on purpose: a call an event would cost as much as reading it
         """Add the events' deltas; those before a failure too."""
@@ -148,6 +168,7 @@ class Decoder:
             return None
         if content == b"[DONE]":
             self.done = True
+            self.finished = self.finished or not self._quirks.gives_finish_reason
             return None
         try:
             parsed = orjson.loads(content)
@@ -155,6 +176,8 @@ class Decoder:
             parsed = self._parse_leniently(content)
         if not isinstance(parsed, dict):
             raise ProviderCut(f"{self._provider} sent an event that is not an object", retryable=True)
+        if self._refusal_in is not None and (refused := self._refusal_in(parsed, 200)) is not None:
+            raise refused
         return parsed
 
     def _parse_leniently(self, content: bytes) -> Any:
@@ -175,10 +198,19 @@ class Decoder:
             if choice.get("delta") is None:
                 # Some leave it out of the last choice, and the vendors' readers then see no finish reason at all.
                 choice["delta"] = {}
+            elif not self._quirks.numbers_tool_calls and isinstance(choice["delta"], dict):
+                self._number_fragments(choice["delta"])
             reason = choice.get("finish_reason")
             if reason in FINISH_REASONS_OF_FAILURE:
                 raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
             self.finished = self.finished or bool(reason)
+
+    def _number_fragments(self, delta: dict[str, Any]) -> None:
+        """The vendors' readers pass over a fragment that does not say where it stands, and its call would be lost."""
+        for index, call in enumerate(calls := self._listed(delta.get("tool_calls"))):
+            if call.get("index") is None:
+                call["index"] = index
+        delta["tool_calls"] = calls
 
 
 def _data_of(event: bytes) -> bytes:

@@ -11,7 +11,8 @@ import orjson
 
 from core.http_client import HttpClient
 from domain.errors import ProviderCut, ProviderStalled, ProviderUnreachable
-from services.llm.providers.refusals import refusal
+from services.llm.providers.quirks import AS_OPENAI, Quirks
+from services.llm.providers.refusals import refusal, refusal_told
 from services.llm.providers.sse_decoder import MAX_EVENT_BYTES, Decoder
 
 MIN_RECHECK_S = 0.1
@@ -32,6 +33,7 @@ class Endpoint:
     url: str
     headers: Mapping[str, str]
     stall_timeout_s: float
+    quirks: Quirks = AS_OPENAI
 
 
 async def stream_events(
@@ -41,7 +43,7 @@ async def stream_events(
 
     Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer.
     """
-    decoder = Decoder(endpoint.provider)
+    decoder = Decoder(endpoint.provider, endpoint.quirks)
     with _as_provider_errors(endpoint, decoder):
         response = await _ask(http, endpoint, payload)
         watch = _StallWatch(response.content, endpoint.stall_timeout_s)
@@ -71,7 +73,7 @@ async def ask_whole(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, 
     The provider says nothing until it has finished, and so only the run's own limit bounds the wait for the first
     byte. Raises `ProviderError` for an answer without a finish reason, as for a stream.
     """
-    decoder = Decoder(endpoint.provider)
+    decoder = Decoder(endpoint.provider, endpoint.quirks)
     headers = {**endpoint.headers, "Accept": "application/json"}
     with _as_provider_errors(endpoint, decoder):
         async with http.session.post(
@@ -79,7 +81,7 @@ async def ask_whole(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, 
         ) as response:
             if response.status != 200:
                 async with asyncio.timeout(endpoint.stall_timeout_s):
-                    raise await refusal(endpoint.provider, response)
+                    raise await refusal(endpoint.provider, response, endpoint.quirks.refusal_in)
             body = await _whole_body(response.content, endpoint.stall_timeout_s)
         return decoder.whole(body)
 
@@ -101,8 +103,8 @@ async def _ask(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any])
         )
         try:
             if response.status != 200:
-                raise await refusal(endpoint.provider, response)
-            _check_is_event_stream(endpoint.provider, response)
+                raise await refusal(endpoint.provider, response, endpoint.quirks.refusal_in)
+            await _check_is_event_stream(endpoint, response)
         except BaseException:
             response.close()
             raise
@@ -180,7 +182,12 @@ class _StallWatch:
         self._timer = self._loop.call_at(max(self._deadline, now + MIN_RECHECK_S), self._check)
 
 
-def _check_is_event_stream(provider: str, response: aiohttp.ClientResponse) -> None:
+async def _check_is_event_stream(endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
     content_type = response.headers.get("Content-Type", "text/event-stream")
-    if not content_type.lower().startswith("text/event-stream"):
-        raise ProviderCut(f"{provider} answered {content_type[:80]!r} where an event stream was due", retryable=True)
+    if content_type.lower().startswith("text/event-stream"):
+        return
+    refusal_in = endpoint.quirks.refusal_in
+    if refusal_in is not None and (told := await refusal_told(response, refusal_in)) is not None:
+        raise told
+    problem = f"{endpoint.provider} answered {content_type[:80]!r} where an event stream was due"
+    raise ProviderCut(problem, retryable=True)

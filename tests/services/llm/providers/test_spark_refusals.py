@@ -4,16 +4,12 @@ import asyncio
 import socket
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from langchain_core.outputs import ChatGenerationChunk
 from pydantic import SecretStr
 
 from domain.errors import (
-    BadRequest,
-    ContentFiltered,
     ContextOverflow,
     CredentialNotAllowed,
     CredentialRefused,
@@ -24,13 +20,11 @@ from domain.errors import (
     ProviderStalled,
     ProviderUnreachable,
     RateLimitedByProvider,
-    RouteurError,
 )
 from services.llm.call_meter import CallMeter
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.spark import Spark
 from services.llm.providers.spark_auth import SparkCredentials
-from tests.spark_calls import call, spark
+from tests.spark_calls import CODES, call, outcome_of, spark
 from tests.spark_server import (
     API_KEY,
     API_SECRET,
@@ -49,70 +43,11 @@ from tests.spark_server import (
 )
 
 
-@dataclass
-class Outcome:
-    """What came, and how it ended."""
-
-    deltas: list[Delta] = field(default_factory=list)
-    error: RouteurError | None = None
-
-    @property
-    def finish_reason(self) -> str | None:
-        last = self.deltas[-1] if self.deltas else None
-        return (last.generation_info or {}).get("finish_reason") if isinstance(last, ChatGenerationChunk) else None
-
-
-async def outcome_of(provider: Spark, asked: ModelCall) -> Outcome:
-    outcome = Outcome()
-    try:
-        async with aclosing(provider.stream(asked)) as deltas:
-            async for delta in deltas:
-                outcome.deltas.append(delta)
-    except RouteurError as error:
-        outcome.error = error
-    return outcome
-
-
 def callers() -> ModelCall:
     """A call with credentials of the caller's own."""
     asked = call()
     asked.credential = CREDENTIALS
     return asked
-
-
-CODES: list[tuple[int, type[RouteurError], int, bool | None]] = [
-    # code, error, its HTTP status, whether it is worth another try
-    (10000, ProviderRefused, 502, True),
-    (10001, ProviderRefused, 502, True),
-    (10002, ProviderRefused, 502, True),
-    (10003, BadRequest, 400, None),
-    (10004, BadRequest, 400, None),
-    (10005, BadRequest, 400, None),
-    (10006, RateLimitedByProvider, 429, True),
-    (10007, RateLimitedByProvider, 429, True),
-    (10008, ProviderRefused, 502, True),
-    (10009, ProviderRefused, 502, True),
-    (10010, ProviderRefused, 502, True),
-    (10011, ProviderRefused, 502, True),
-    (10012, ProviderRefused, 502, True),
-    (10013, ContentFiltered, 400, None),
-    (10014, ContentFiltered, 400, None),
-    (10015, CredentialNotAllowed, 403, False),
-    (10016, CredentialNotAllowed, 403, False),
-    (10019, ContentFiltered, 400, None),
-    (10110, ProviderRefused, 502, True),
-    (10163, BadRequest, 400, None),
-    (10222, ProviderRefused, 502, True),
-    (10404, ModelNotServed, 404, False),
-    (10907, ContextOverflow, 400, None),
-    (11200, CredentialNotAllowed, 403, False),
-    (11201, RateLimitedByProvider, 429, True),
-    (11202, RateLimitedByProvider, 429, True),
-    (11203, RateLimitedByProvider, 429, True),
-    (11500, CredentialRefused, 401, False),
-    (11501, ProviderRefused, 502, True),
-    (99999, ProviderRefused, 502, True),
-]
 
 
 @pytest.mark.parametrize(("code", "error", "status", "retryable"), CODES)
