@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from api import ask, auth, completion, health, lists
+from api import ask, auth, completion, health, lists, threads
 from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
@@ -34,6 +34,7 @@ from services.embeddings.runs import EmbeddingRuns
 from services.embeddings.service import EmbeddingService
 from services.ledger import Ledger
 from services.llm.factory import create_llm, create_local_runtime, create_router, endpoint_keys
+from services.threads import Threads
 
 DESCRIPTION = """One HTTP door to LangGraph agents and to every model behind them.
 Each answer says what it cost, how long it took and what it emitted."""
@@ -50,6 +51,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await http.open()
         await services.database.open()
         await services.ledger.start()
+        await services.threads.start()
         if services.local_runtime is not None:
             await services.local_runtime.start()
         # What the start made lives as long as the process: without this, each full collection walks all of it again.
@@ -62,6 +64,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         if services.local_runtime is not None:
             await services.local_runtime.stop()
         await local_embedder.close()
+        await services.threads.stop()
         await services.ledger.stop()
         await services.database.close()
         await http.close()
@@ -76,7 +79,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
     for door in (chat, embeddings, models):
         app.include_router(door.router, responses=OPENAI_ANY_ERROR)
-    for door in (completion, auth, lists, health):
+    for door in (completion, auth, lists, threads, health):
         app.include_router(door.router, responses=ANY_ERROR)
     app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
     if settings.cors_origins:
@@ -102,9 +105,10 @@ def create_services(
     router = create_router(catalogue, settings, http, runtime)
     if registry is agent_registry:
         load_graph_files()
-    agents = registry.build(llm=create_llm(router))
     keys = endpoint_keys(settings.endpoint_keys)
     database = Database(settings)
+    kept_threads = Threads(database, settings)
+    agents = registry.build(llm=create_llm(router), checkpointer=kept_threads.saver)
     ledger = Ledger(
         database,
         settings.data_dir / "ledger",
@@ -123,9 +127,11 @@ def create_services(
             accountant=accountant,
             ledger=ledger,
             run_timeout_s=settings.run_timeout_s,
+            threads=kept_threads,
         ),
         database=database,
         ledger=ledger,
+        threads=kept_threads,
         local_runtime=runtime,
         embeddings=EmbeddingRuns(
             EmbeddingService(catalogue, create_embedders(catalogue, settings, http, local_embedder, keys)),

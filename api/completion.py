@@ -61,7 +61,7 @@ async def complete(
 def _run_request(body: CompletionBody, principal: Principal, request_id: str, settings: Settings) -> RunRequest:
     _refuse_what_does_not_work_yet(body)
     history = body.conversation_history or []
-    if not body.message.strip():
+    if not body.message.strip() and body.resume is None:
         raise BadRequest("message: it is empty; send the text the agent is to answer")
     if len(history) > settings.max_history_messages:
         raise BadRequest(
@@ -85,6 +85,9 @@ def _run_request(body: CompletionBody, principal: Principal, request_id: str, se
         temperature=0.7 if body.temperature is None else body.temperature,
         max_tokens=body.max_tokens,
         project_id=body.project_id,
+        sources=tuple(body.sources or ()),
+        thread_id=body.thread_id,
+        resume=body.resume,
         metadata=labels,
         stream=body.stream,
         events=body.events and body.stream,
@@ -93,11 +96,5 @@ def _run_request(body: CompletionBody, principal: Principal, request_id: str, se
 
 def _refuse_what_does_not_work_yet(body: CompletionBody) -> None:
     """A field whose feature is missing is refused by name: ignoring it would be a lie."""
-    if body.thread_id is not None:
-        raise NotSupportedYet("thread_id: the server keeps no conversations yet; send conversation_history")
-    if body.resume is not None:
-        raise NotSupportedYet("resume: no agent interrupts its run yet")
     if body.cache is not None and body.cache is not False:
         raise NotSupportedYet("cache: answers are not cached yet; send false or leave it out")
-    if body.sources:
-        raise NotSupportedYet("sources: projects hold no documents yet; send [] or leave it out")

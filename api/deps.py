@@ -17,6 +17,7 @@ from services.embeddings.runs import EmbeddingRuns
 from services.ledger import Ledger
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
+from services.threads import Threads
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Services:
     completion: CompletionService
     database: Database
     ledger: Ledger
+    threads: Threads
     local_runtime: LocalRuntime | None
     embeddings: EmbeddingRuns | None = None
     draining: bool = False

@@ -81,7 +81,7 @@ async def list_agents(services: CurrentServices, _: CurrentToken) -> dict[str, A
 async def draw_agent(name: str, request: Request, services: CurrentServices, _: CurrentToken) -> Response:
     """The agent's graph, drawn as Mermaid text."""
     try:
-        graph = services.agents.get_graph_or_raise(name)
+        graph = services.agents.get_or_raise(name).graph_or_raise()
     except UnknownAgent as error:
         # In the path, an unknown name is a page that does not exist.
         raise NotFound(error.message) from error

@@ -1,14 +1,15 @@
 """The native door's wire: JSON answers and server-sent events, in the fixed shapes of the contract."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from api.json_response import encoded_texts
+from domain.documents import Passage
 from domain.errors import RouteurError
-from domain.runs import Finished, Progress, RunRequest
+from domain.runs import Finished, Interruption, Progress, RunRequest
 from services.accounting.metadata import report_metadata, usage_by_model, usage_tokens
 
 
@@ -74,13 +75,32 @@ def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:
         **report_metadata(finished.report),
         "run_id": str(finished.run_id),
         "request_id": request.request_id,
-        "thread_id": None,
+        "thread_id": request.thread_id,
         "requested_model": request.model,
         "fallbacks": [{"model": hop.model, "reason": hop.reason} for hop in finished.fallbacks],
-        "sources": [],
+        "sources": [source_of(passage) for passage in finished.sources],
         "cache": {"hit": False, "saved": None},
-        "interrupt": None,
+        "interrupt": interrupt_of(finished.interrupts),
     }
+
+
+def source_of(passage: Passage) -> dict[str, Any]:
+    """A passage as answers cite it: `source_id` is what a request's `sources` takes."""
+    return {
+        "source_id": str(passage.document_id),
+        "title": passage.title,
+        "page": passage.page,
+        "score": round(passage.score, 4),
+        "excerpt": passage.excerpt,
+    }
+
+
+def interrupt_of(asked: Sequence[Interruption]) -> dict[str, Any] | None:
+    """What the run waits for. Nodes that ask at once are all in `all`; `resume` then takes an object by their ids."""
+    if not asked:
+        return None
+    questions = [{"id": one.id, "value": one.value} for one in asked]
+    return {**questions[0], "all": questions}
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

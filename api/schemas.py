@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 
 def _whole_characters(text: str) -> str:
@@ -32,7 +32,7 @@ class HistoryMessage(_Body):
 class CompletionBody(_Body):
     """What `POST /completion` takes. Fields that the server does not know are refused by name."""
 
-    message: Text = Field(description="The new message of the user.")
+    message: Text = Field(description="The new message of the user. Beside `resume` it is not read, and may be absent.")
     model: Name | None = Field(default=None, description="A model or an alias of GET /models; absent: the default.")
     agent: Name = Field(default="V2", description="An agent of GET /agents.")
     stream: bool = Field(default=False, description="Answer as server-sent events.")
@@ -40,12 +40,23 @@ class CompletionBody(_Body):
     max_tokens: int | None = Field(default=None, gt=0, le=1_000_000, description="The longest answer, in tokens.")
     conversation_history: list[HistoryMessage] | None = Field(default=None, description="Earlier ones, oldest first.")
     project_id: Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f]*$")] | None = None
-    sources: list[str] | None = Field(default=None, description="Not available yet: leave it out or empty.")
+    sources: list[Name] | None = Field(
+        default=None, description="Documents of the project, by id, to which its agent keeps; absent or []: all."
+    )
     events: bool = Field(default=False, description="When streaming, also send typed progress events.")
     metadata: dict[Text, Text] | None = Field(default=None, description="Your own labels for the run's trace.")
-    thread_id: Any = Field(default=None, description="Not available yet: send conversation_history.")
-    resume: Any = Field(default=None, description="Not available yet.")
+    thread_id: Name | None = Field(
+        default=None, description="A conversation that the server keeps, under an id of yours; made at its first use."
+    )
+    resume: Any = Field(default=None, description="The answer to `metadata.interrupt` of the thread's last run.")
     cache: Any = Field(default=None, description="Only false for now: nothing is cached.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _needs_no_message_to_resume(cls, body: Any) -> Any:
+        if isinstance(body, dict) and body.get("resume") is not None:
+            return {"message": "", **body}
+        return body
 
 
 class TokenBody(_Body):

@@ -26,10 +26,14 @@ class Row:
     value: float
     unit: str
     limit: float | None = None
+    at_least: float | None = None
 
     def text(self) -> str:
-        mark = "" if self.limit is None else ("ok" if self.value <= self.limit else "OVER")
-        limit = "" if self.limit is None else f"<= {self.limit:g}"
+        mark, limit = "", ""
+        if self.limit is not None:
+            mark, limit = "ok" if self.value <= self.limit else "OVER", f"<= {self.limit:g}"
+        elif self.at_least is not None:
+            mark, limit = "ok" if self.value >= self.at_least else "UNDER", f">= {self.at_least:g}"
         return f"{self.what:58} {self.value:>10.2f} {self.unit:10} {limit:>9} {mark}"
 
 

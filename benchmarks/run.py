@@ -17,6 +17,7 @@ from benchmarks.litellm_peer import litellm_proxy
 from benchmarks.measuring import LOAD_CORE, SERVER_CORE, TOKENS, Row, running_server
 from benchmarks.processes import free_port, rss_mb, running, wait_for_port
 from benchmarks.spine import measure_local_start, measure_spine
+from benchmarks.threads import measure_threads
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
         sys.exit("two cores are needed: one for the server, one for the provider and the load")
     psutil.Process().cpu_affinity([LOAD_CORE])
     with tempfile.TemporaryDirectory(prefix="routeur-bench-") as folder:
-        rows = [*_measure(Path(folder)), *measure_local_start(Path(folder))]
+        rows = [*_measure(Path(folder)), *measure_threads(Path(folder)), *measure_local_start(Path(folder))]
     print("\n".join(row.text() for row in rows))
 
 

@@ -6,6 +6,8 @@ import math
 import random
 import re
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import psycopg
@@ -16,9 +18,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from config.settings import Settings
 from core.embedded_postgres import EmbeddedPostgres
-from core.migration import MigrationFailedError, find_version, is_current, migrate
+from core.migration import MigrationFailedError, MissingExtensionError, find_version, is_current, migrate
 from core.postgres_processes import EmbeddedPostgresError
-from domain.errors import ConfigurationError
+from domain.errors import ConfigurationError, DatabaseUnavailable, StorageFull
 
 logger = logging.getLogger("routeur.database")
 
@@ -30,6 +32,7 @@ PROBE_S = 1.0
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 2.0
 POOL_CLOSE_S = 5.0
+QUICK_CONNECTIONS = 4
 
 # What can go wrong while the database starts, answers or returns; anything else is a bug, and ends the supervisor.
 _FAILURES = (
@@ -62,19 +65,8 @@ class Database:
         self._reason: str | None = "the database is starting"
         self._ready = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
-        self._pool: DatabasePool = AsyncConnectionPool(
-            self._current_uri,  # The embedded server's socket may move when it restarts.
-            connection_class=AsyncConnection[DictRow],
-            kwargs=self._connection_options() | {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-            min_size=1,
-            max_size=settings.database_pool_size,
-            timeout=self._timeout_s,
-            # The pool's own retries slow down up to minutes; giving up early, it tries again when it is next asked.
-            reconnect_timeout=2.0,
-            check=AsyncConnectionPool.check_connection,
-            name="database",
-            open=False,
-        )
+        self._pool = self._create_pool("database", settings.database_pool_size, is_checked=True)
+        self._quick_pool = self._create_pool("quick", QUICK_CONNECTIONS, is_checked=False)
 
     @property
     def state(self) -> DatabaseState:
@@ -95,6 +87,14 @@ class Database:
         """One object for the life of the server. While the database is down it raises a `psycopg.OperationalError`."""
         return self._pool
 
+    @property
+    def quick_pool(self) -> DatabasePool:
+        """For what is asked on every turn: a connection is not tried out before it is handed over (a round trip).
+
+        After an outage the supervisor throws broken ones away; until then they raise a `psycopg.OperationalError`.
+        """
+        return self._quick_pool
+
     async def open(self) -> None:
         """Start connecting and return: the server must not wait for its database, nor fail without it."""
         self._supervisor = asyncio.create_task(self._supervise(), name="database supervisor")
@@ -107,7 +107,8 @@ class Database:
             supervisor.cancel()
             await asyncio.wait({supervisor})
         self._mark("down", "the database is closed")
-        await self._pool.close(timeout=POOL_CLOSE_S)
+        for pool in (self._pool, self._quick_pool):
+            await pool.close(timeout=POOL_CLOSE_S)
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.leave)
 
@@ -125,6 +126,19 @@ class Database:
             raise psycopg.OperationalError(self._reason or "the database is not ready")
         async with asyncio.timeout(self._timeout_s), self._pool.connection() as connection:
             await connection.execute("SELECT 1")
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
+        """A connection of the pool. Raises `DatabaseUnavailable` when there is none, or when it breaks meanwhile."""
+        if self._state != "ready":
+            raise DatabaseUnavailable(f"{self._reason or 'the database is not ready'}: try again soon")
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except psycopg.errors.DiskFull as error:
+            raise StorageFull("the database's disk is full: nothing was stored") from error
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise DatabaseUnavailable("the database does not answer: try again soon") from error
 
     async def _supervise(self) -> None:
         """Connect, watch, and start again for as long as the server lives."""
@@ -148,7 +162,7 @@ class Database:
         if self._embedded is not None:
             self._uri = await asyncio.to_thread(self._embedded.join)
         return await AsyncConnection.connect(
-            self._uri, autocommit=True, row_factory=dict_row, **self._connection_options()
+            self._uri, autocommit=True, row_factory=dict_row, **self.connection_options()
         )
 
     async def _prepare(self, connection: AsyncConnection[DictRow]) -> None:
@@ -157,9 +171,10 @@ class Database:
             raise MigrationFailedError(f"PostgreSQL {version // 10000} is too old: 15 or later is needed")
         if not is_current(await find_version(connection)):
             await asyncio.to_thread(migrate, self._uri, self._connect_timeout_s)
-        await self._pool.open()
-        # After an outage: throw away the connections it broke, before anyone meets them.
-        await self._pool.check()
+        for pool in (self._pool, self._quick_pool):
+            await pool.open()
+            # After an outage: throw away the connections it broke, before anyone meets them.
+            await pool.check()
 
     async def _watch(self, connection: AsyncConnection[DictRow]) -> None:
         """Returns by raising, when the database stops answering. Its own connection: a busy pool is not an outage."""
@@ -192,7 +207,22 @@ class Database:
     def _connect_timeout_s(self) -> int:
         return max(2, math.ceil(self._timeout_s))  # libpq knows whole seconds, two at least.
 
-    def _connection_options(self) -> dict[str, Any]:
+    def _create_pool(self, name: str, max_size: int, *, is_checked: bool) -> DatabasePool:
+        return AsyncConnectionPool(
+            self._current_uri,  # The embedded server's socket may move when it restarts.
+            connection_class=AsyncConnection[DictRow],
+            kwargs=self.connection_options() | {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+            min_size=1,
+            max_size=max_size,
+            timeout=self._timeout_s,
+            # The pool's own retries slow down up to minutes; giving up early, it tries again when it is next asked.
+            reconnect_timeout=2.0,
+            check=AsyncConnectionPool.check_connection if is_checked else None,
+            name=name,
+            open=False,
+        )
+
+    def connection_options(self) -> dict[str, Any]:
         """What the address leaves open: a network that swallows packets must be noticed within seconds."""
         defaults: dict[str, Any] = {
             "connect_timeout": self._connect_timeout_s,
@@ -219,6 +249,8 @@ def _libpq_uri(url: str) -> str:
 
 def _safe_reason(error: BaseException) -> str:
     match error:
+        case MissingExtensionError():
+            return str(error)
         case MigrationFailedError():
             return "the database answers but its schema could not be brought up to date"
         case EmbeddedPostgresError():

@@ -21,6 +21,10 @@ class MigrationFailedError(Exception):
     """The schema could not be brought up to date; the message says why."""
 
 
+class MissingExtensionError(MigrationFailedError):
+    """PostgreSQL lacks an extension. The message is ours, and safe to show."""
+
+
 async def find_version(connection: psycopg.AsyncConnection[dict[str, object]]) -> str | None:
     """The version of the schema in this database; `None` when it has none yet."""
     try:

@@ -12,6 +12,9 @@ RouteurError
 ├── Unauthorized (401)
 ├── Forbidden (403)
 ├── NotFound (404)
+├── Conflict (409)
+│   ├── ThreadBusy              another run of the thread is going on
+│   └── ThreadWaits             the thread's last run asked something: it takes `resume`
 ├── PayloadTooLarge (413)
 ├── UnsupportedMedia (415)
 ├── ProviderError (502)
@@ -26,6 +29,8 @@ RouteurError
 ├── ModelUnavailable (503)     nothing configured can serve this model now
 ├── AgentUnavailable (503)
 ├── AgentFailed (500)          the agent's own code raised
+├── DatabaseUnavailable (503)  what was asked needs the database, and it is down
+├── StorageFull (507)
 ├── ShuttingDown (503)
 ├── RunTimeout (504)
 └── InternalError (500)
@@ -99,6 +104,19 @@ class Forbidden(RouteurError):
 class NotFound(RouteurError):
     code = "not_found"
     status = 404
+
+
+class Conflict(RouteurError):
+    code = "conflict"
+    status = 409
+
+
+class ThreadBusy(Conflict):
+    code = "thread_busy"
+
+
+class ThreadWaits(Conflict):
+    code = "thread_waits"
 
 
 class PayloadTooLarge(RouteurError):
@@ -194,6 +212,16 @@ class AgentUnavailable(RouteurError):
 class AgentFailed(RouteurError):
     code = "agent_failed"
     status = 500
+
+
+class DatabaseUnavailable(RouteurError):
+    code = "database_unavailable"
+    status = 503
+
+
+class StorageFull(RouteurError):
+    code = "storage_full"
+    status = 507
 
 
 class ShuttingDown(RouteurError):

@@ -6,12 +6,17 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from domain.documents import Passage
 from domain.errors import RouteurError
 from domain.messages import Message
 from domain.principals import Principal
 from domain.reports import Report
 
-RunStatus = Literal["succeeded", "failed", "cancelled"]
+RunStatus = Literal["succeeded", "failed", "cancelled", "interrupted"]
+"""`interrupted`: the graph stopped to ask something, and goes on when its thread is resumed."""
+
+
+ProgressKind = Literal["node", "tool", "sources", "interrupt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,7 @@ class RunRequest:
 
     Without an `agent` the model answers by itself. `parameters` are the rest of what the model is told, in OpenAI's
     names; `credentials` are the caller's own for a provider, by its name, and go before the server's.
+    With a `thread_id` the server keeps the conversation; `resume` is the answer to what the thread's last run asked.
     """
 
     agent: str | None
@@ -39,6 +45,8 @@ class RunRequest:
     max_tokens: int | None = None
     project_id: str | None = None
     sources: tuple[str, ...] = ()
+    thread_id: str | None = None
+    resume: Any = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -67,7 +75,7 @@ class Tokens:
 class Progress:
     """A rare event for progress displays: a node began or ended, a tool was called, sources were found."""
 
-    kind: Literal["node", "tool", "sources", "interrupt"]
+    kind: ProgressKind
     content: Mapping[str, Any]
 
 
@@ -94,6 +102,14 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Interruption:
+    """What a node asks with LangGraph's `interrupt(value)`: any JSON."""
+
+    id: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of every run. `message_count` counts the exchange: what was sent and the answer."""
 
@@ -104,6 +120,10 @@ class Finished:
     fallbacks: tuple[Hop, ...] = ()
     finish_reason: str | None = None
     """Why the answer ended, as the model said it: `length` for one that was cut at its limit."""
+    sources: tuple[Passage, ...] = ()
+    """The passages that the answer rests on."""
+    interrupts: tuple[Interruption, ...] = ()
+    """What the graph asks before it goes on; several when parallel nodes ask."""
 
 
 RunEvent = Started | Tokens | Progress | ModelDelta | Failed | Finished

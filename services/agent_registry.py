@@ -6,18 +6,42 @@
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from langchain_core.messages import BaseMessage
+from langchain_core.tools import BaseTool
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 
-from domain.errors import AgentUnavailable, ConfigurationError, UnknownAgent
+from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
+from services.thread_saver import with_memory
 
 logger = logging.getLogger("routeur.agents")
 
 GRAPHS_DIRECTORY = Path(__file__).parent.parent / "graphs"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """What an agent asks of the server besides its model.
+
+    `default_model` serves where the caller names none; `allowed_models`, when given, are all that a caller may name.
+    `needs_project` refuses runs without a `project_id`. `tools` names those that the factory is given, of those that
+    the server offers; `None` means all. `timeout_s` and `step_limit` bound a run.
+    A state without `messages` declares how the caller's messages enter it, and how an answer leaves it.
+    """
+
+    default_model: str | None = None
+    allowed_models: tuple[str, ...] | None = None
+    needs_project: bool = False
+    tools: tuple[str, ...] | None = None
+    timeout_s: float | None = None
+    step_limit: int = 50
+    enter: Callable[[list[BaseMessage]], Any] | None = None
+    answer: Callable[[Mapping[str, Any]], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +53,46 @@ class Registration:
     factory: Callable[..., Any] | None
     unavailable_reason: str | None
     origin: str
+    options: AgentOptions = AgentOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent ready to run; `graph` is `None` exactly when it is announced only."""
+    """An agent ready to run; `graph` is `None` exactly when it is announced only.
+
+    `durable_graph` is the same graph, keeping its state under a thread's id.
+    """
 
     name: str
     description: str
     graph: CompiledStateGraph[Any] | None
     unavailable_reason: str | None
+    options: AgentOptions = AgentOptions()
+    durable_graph: CompiledStateGraph[Any] | None = None
+    uses_project: bool = False
+    uses_tools: bool = False
+
+    def graph_or_raise(self) -> CompiledStateGraph[Any]:
+        """Raises `AgentUnavailable` for an agent that is announced only."""
+        if self.graph is None:
+            raise AgentUnavailable(f"agent {self.name!r} cannot be called yet: {self.unavailable_reason}")
+        return self.graph
+
+    def model_for(self, requested: str | None) -> str | None:
+        """The model's name that a run is planned with. Raises `BadRequest` for one that the agent does not allow."""
+        self.graph_or_raise()
+        allowed = self.options.allowed_models
+        if requested is not None and allowed is not None and requested not in allowed:
+            raise BadRequest(
+                f"model: agent {self.name!r} does not run on {requested!r}; it does on {', '.join(allowed)}"
+            )
+        return requested or self.options.default_model or (allowed[0] if allowed else None)
+
+    def durable_graph_or_raise(self) -> CompiledStateGraph[Any]:
+        """Raises `AgentUnavailable` in a server that keeps no threads."""
+        if self.durable_graph is None:
+            raise AgentUnavailable(f"agent {self.name!r} keeps no conversations here: the server has no checkpointer")
+        return self.durable_graph
 
 
 class AgentRegistry:
@@ -47,9 +101,11 @@ class AgentRegistry:
     def __init__(self) -> None:
         self._registrations: dict[str, Registration] = {}
 
-    def register_agent(self, name: str, factory: Callable[..., Any], description: str) -> None:
+    def register_agent(
+        self, name: str, factory: Callable[..., Any], description: str, options: AgentOptions | None = None
+    ) -> None:
         """Make an agent callable by this name. The factory takes `llm` and returns a graph, compiled or not."""
-        self._add(Registration(name, description, factory, None, _origin(factory)))
+        self._add(Registration(name, description, factory, None, _origin(factory), options or AgentOptions()))
 
     def announce_agent(self, name: str, description: str, unavailable_reason: str) -> None:
         """List an agent that cannot be called yet, with the reason."""
@@ -60,7 +116,10 @@ class AgentRegistry:
         self._registrations.pop(name, None)
 
     def build(self, **offered: Any) -> "Agents":
-        """Build every agent. A factory gets those of the `offered` things (`llm`, ...) that it names as parameters."""
+        """Build every agent. A factory gets those of the `offered` things (`llm`, ...) that it names as parameters.
+
+        With a `checkpointer` among them, every agent can also keep its state under a thread's id.
+        """
         return Agents({name: _build(registration, offered) for name, registration in self._registrations.items()})
 
     def _add(self, registration: Registration) -> None:
@@ -88,13 +147,6 @@ class Agents:
             raise UnknownAgent(f"unknown agent {name!r}; known agents: {', '.join(sorted(self._agents))}")
         return agent
 
-    def get_graph_or_raise(self, name: str) -> CompiledStateGraph[Any]:
-        """The agent's graph; raises `AgentUnavailable` for one that is announced only."""
-        agent = self.get_or_raise(name)
-        if agent.graph is None:
-            raise AgentUnavailable(f"agent {name!r} cannot be called yet: {agent.unavailable_reason}")
-        return agent.graph
-
 
 agent_registry = AgentRegistry()
 
@@ -113,17 +165,41 @@ def load_graph_files(directory: Path = GRAPHS_DIRECTORY) -> None:
 
 
 def _build(registration: Registration, offered: Mapping[str, Any]) -> Agent:
-    graph = None
-    if registration.factory is not None:
-        graph = _compiled(registration, _call(registration, registration.factory, offered))
-    return Agent(registration.name, registration.description, graph, registration.unavailable_reason)
+    name, description, options = registration.name, registration.description, registration.options
+    if registration.factory is None:
+        return Agent(name, description, None, registration.unavailable_reason, options)
+    asked = _parameters(registration, registration.factory)
+    offered = {**offered, "tools": _tools(registration, offered.get("tools", ()))}
+    graph = _compiled(registration, _call(registration, registration.factory, offered))
+    saver = offered.get("checkpointer")
+    return Agent(
+        name,
+        description,
+        # A graph that was compiled with a checkpointer must still run without a thread.
+        graph if graph.checkpointer is None else graph.copy(update={"checkpointer": None}),
+        None,
+        options,
+        durable_graph=with_memory(graph, saver) if isinstance(saver, BaseCheckpointSaver) else None,
+        uses_project="retrieve" in asked,
+        uses_tools="tools" in asked,
+    )
+
+
+def _tools(registration: Registration, offered: Sequence[BaseTool]) -> list[BaseTool]:
+    """Those that the agent may use. One that is known but not configured is left out; see `services/tools`."""
+    wanted = registration.options.tools
+    return [tool for tool in offered if wanted is None or tool.name in wanted]
+
+
+def _parameters(registration: Registration, factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise _not_built(registration, error) from error
 
 
 def _call(registration: Registration, factory: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise _not_built(registration, error) from error
+    parameters = _parameters(registration, factory)
     required = [
         name
         for name, parameter in parameters.items()
@@ -158,8 +234,12 @@ def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]
             f"agent {registration.name!r} ({registration.origin}): "
             f"its factory returned {type(graph).__name__}, not a graph"
         )
-    if "messages" not in graph.channels:
-        raise ConfigurationError(f"agent {registration.name!r} ({registration.origin}): its state has no 'messages'")
+    options = registration.options
+    if "messages" not in graph.channels and (options.enter is None or options.answer is None):
+        raise ConfigurationError(
+            f"agent {registration.name!r} ({registration.origin}): its state has no 'messages'; "
+            f"declare AgentOptions(enter=..., answer=...)"
+        )
     return graph
 
 

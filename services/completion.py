@@ -3,45 +3,55 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID, uuid4
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, convert_to_messages
 from langgraph.errors import GraphRecursionError
-from langgraph.graph.state import CompiledStateGraph
 
-from domain.errors import AgentFailed, BadRequest, InternalError, RouteurError, RunTimeout, ShuttingDown
-from domain.messages import Message
+from domain.documents import SearchFilter
+from domain.errors import (
+    AgentFailed,
+    BadRequest,
+    InternalError,
+    RouteurError,
+    RunTimeout,
+    ShuttingDown,
+    ThreadBusy,
+)
+from domain.principals import Principal
 from domain.reports import Report
-from domain.runs import Failed, Finished, Progress, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
+from domain.runs import Failed, Finished, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
 from services.accounting.accountant import Accountant
 from services.accounting.metadata import record_calls
-from services.agent_registry import Agents
+from services.agent_registry import Agent, Agents
+from services.graph_run import GraphOutcome, as_langchain, run_graph
 from services.llm.message import rare_delta, text_of
 from services.llm.router import Request, Router
 from services.run_context import RunContext, TextBatch, current_run
+from services.threads import DATABASE_FAULTS, Lease, Threads, thread_database_down
 
 logger = logging.getLogger("routeur.runs")
 
-STEP_LIMIT = 50
 CANCEL_WAIT_S = 5.0
 """How long a cancelled run may take to let go; an agent that swallows its cancellation does not hold the door."""
-
-LANGCHAIN_MESSAGES: Mapping[str, type[BaseMessage]] = {
-    "user": HumanMessage,
-    "assistant": AIMessage,
-    "system": SystemMessage,
-}
 
 
 class RecordsRuns(Protocol):
     """Where rows go: the ledger. `record` never raises and never waits."""
 
     def record(self, record: RunRecord) -> None: ...
+
+
+class OpensProjects(Protocol):
+    """Where projects are: `services.rag.projects`."""
+
+    async def open_filter(
+        self, principal: Principal, project_id: str, sources: Sequence[str]
+    ) -> SearchFilter | None: ...
 
 
 @dataclass(slots=True)
@@ -51,21 +61,34 @@ class _Run:
     id: UUID
     request: RunRequest
     context: RunContext
+    agent: Agent | None
     created_at: datetime
     started: float
+    lease: Lease | None = None
+    outcome: GraphOutcome = field(default_factory=GraphOutcome)
 
 
 class CompletionService:
     """Runs agents. Every door iterates `stream`; nobody else starts a graph."""
 
     def __init__(
-        self, *, agents: Agents, router: Router, accountant: Accountant, ledger: RecordsRuns, run_timeout_s: float
+        self,
+        *,
+        agents: Agents,
+        router: Router,
+        accountant: Accountant,
+        ledger: RecordsRuns,
+        run_timeout_s: float,
+        projects: OpensProjects | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._agents = agents
         self._router = router
         self._accountant = accountant
         self._ledger = ledger
         self._run_timeout_s = run_timeout_s
+        self._projects = projects
+        self._threads = threads
         self._going: dict[asyncio.Task[RouteurError | None], RunContext] = {}
 
     @property
@@ -85,10 +108,14 @@ class CompletionService:
         Closing the generator cancels the graph and the provider's call. The row is in the ledger before
         `Finished` is yielded: an answer that arrived whole is never missing from the accounts.
         """
-        graph = None if request.agent is None else self._agents.get_graph_or_raise(request.agent)
-        model = self._router.plan(request.model, request.credentials).first
-        run = _Run(uuid4(), request, _context(request, model.id), datetime.now(UTC), time.perf_counter())
-        task = asyncio.create_task(self._execute(run, graph), name=f"run {run.id}")
+        agent = None if request.agent is None else self._agents.get_or_raise(request.agent)
+        name = request.model if agent is None else agent.model_for(request.model)
+        model = self._router.plan(name, request.credentials).first
+        project = await self._project_of(request, agent)
+        context = _context(request, name, model.id, project)
+        run = _Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
+        run.lease = await self._take_thread(run)
+        task = asyncio.create_task(self._execute(run), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
         task.add_done_callback(lambda _: run.context.queue.close())
         self._going[task] = run.context
@@ -99,8 +126,10 @@ class CompletionService:
                 for item in items:
                     yield Tokens(item.pieces, item.model) if isinstance(item, TextBatch) else item
             error = await _outcome(task, run)
-            report = self._record(run, "failed" if error else "succeeded", error)
+            report = self._record(run, _status(run, error), error)
             recorded = True
+            # Before the caller hears of the end, and asks again.
+            await self._release_thread(run, completed=error is None)
             if error:
                 yield Failed(error)
             yield _finished(run, report, answered=error is None)
@@ -111,35 +140,85 @@ class CompletionService:
                     await _cancel(task)
                 finally:
                     self._record(run, "cancelled", None)
+                    await self._release_thread(run, completed=False)
 
-    async def _execute(self, run: _Run, graph: CompiledStateGraph[Any] | None) -> RouteurError | None:
+    async def _project_of(self, request: RunRequest, agent: Agent | None) -> SearchFilter | None:
+        """What the run may search. For an agent that reads no documents, and a model, a project is a label."""
+        if agent is None or not agent.uses_project or self._projects is None:
+            if request.sources:
+                who = "a model" if agent is None else f"agent {agent.name!r}"
+                raise BadRequest(f"sources: {who} reads no documents; leave it out, or name an agent that does")
+            return None
+        if request.project_id is None:
+            if request.sources:
+                raise BadRequest("sources: they are documents of a project; send its project_id too")
+            if agent.options.needs_project:
+                raise BadRequest(f"project_id: agent {agent.name!r} answers from a project's documents; send one")
+            return None
+        return await self._projects.open_filter(request.principal, request.project_id, request.sources)
+
+    async def _take_thread(self, run: _Run) -> Lease | None:
+        request = run.request
+        if request.thread_id is None:
+            if request.resume is not None:
+                raise BadRequest("resume: it answers what a thread's last run asked; send its thread_id too")
+            return None
+        if run.agent is None:
+            raise BadRequest("thread_id: a model by itself keeps no conversation; name an agent")
+        if self._threads is None:
+            raise thread_database_down()
+        return await self._threads.take(
+            request.thread_id,
+            owner=request.principal.subject,
+            agent=run.agent.name,
+            run_id=run.id,
+            resumes=request.resume is not None,
+        )
+
+    async def _release_thread(self, run: _Run, *, completed: bool) -> None:
+        lease, run.lease = run.lease, None
+        if lease is not None and self._threads is not None:
+            await self._threads.release(lease, completed=completed)
+
+    async def _execute(self, run: _Run) -> RouteurError | None:
         """Run the graph, or the model alone, to its end; what went wrong is returned: the report must follow it."""
         current_run.set(run.context)
-        limit = asyncio.timeout(self._run_timeout_s)
+        limit_s = self._limit_s(run.agent)
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                if graph is None:
+                if run.agent is None:
                     await self._ask_model(run)
                 else:
-                    final = await _final_state(graph, run)
-                    await _say_what_was_not_streamed(final, run.context)
+                    await self._ask_agent(run, run.agent)
         except asyncio.CancelledError:
             if run.context.interruption is None:
                 raise
             return run.context.interruption
         except Exception as error:  # noqa: BLE001 - the one place where any failure of an agent's own code is caught
             if limit.expired():
-                return RunTimeout(f"the run took longer than {self._run_timeout_s:g} s (RUN_TIMEOUT_S) and was ended")
-            return _told(error, run.request)
+                return RunTimeout(f"the run took longer than {limit_s:g} s ({_whose_limit(run)}) and was ended")
+            return _told(error, run)
         finally:
             await run.context.end_threaded_calls(CANCEL_WAIT_S)
         return None
+
+    def _limit_s(self, agent: Agent | None) -> float:
+        own = None if agent is None else agent.options.timeout_s
+        return self._run_timeout_s if own is None else min(own, self._run_timeout_s)
+
+    async def _ask_agent(self, run: _Run, agent: Agent) -> None:
+        task = asyncio.current_task()
+        if run.lease is not None and task is not None:
+            run.lease.lose = lambda: _lose(run.context, task)
+        max_messages = 0 if self._threads is None else self._threads.max_messages
+        run.outcome = await run_graph(agent, run.request, run.context, run.lease, max_messages=max_messages)
 
     async def _ask_model(self, run: _Run) -> None:
         """A model answers by itself: the same router and the same accounts, without a graph."""
         context = run.context
         asked = Request(
-            messages=[_as_langchain(message) for message in run.request.messages],
+            messages=[as_langchain(message) for message in run.request.messages],
             parameters=context.parameters,
             stop=None,
             credentials=context.credentials,
@@ -176,67 +255,44 @@ class CompletionService:
         return report
 
 
-def _context(request: RunRequest, model: str) -> RunContext:
+def _lose(context: RunContext, task: "asyncio.Task[None]") -> None:
+    """Another process holds the thread now: what this run would still write is not the conversation any more."""
+    context.interruption = ThreadBusy("the server was too slow to keep the thread, and another run has taken it")
+    task.cancel()
+
+
+def _context(request: RunRequest, name: str | None, model: str, project: SearchFilter | None) -> RunContext:
     own = {"temperature": request.temperature, "max_tokens": request.max_tokens}
     return RunContext(
         model=model,
-        requested_model=request.model,
+        requested_model=name,
         parameters={**request.parameters, **{key: value for key, value in own.items() if value is not None}},
         credentials=request.credentials,
+        project=project,
+        shows_progress=request.events,
     )
 
 
-async def _final_state(graph: CompiledStateGraph[Any], run: _Run) -> Mapping[str, Any]:
-    """Run the graph and give its last state; progress events go to the queue when the caller wants them."""
-    entry = {"messages": [_as_langchain(message) for message in run.request.messages]}
-    config: Any = {"recursion_limit": STEP_LIMIT}
-    if not run.request.events:
-        final: Mapping[str, Any] = await graph.ainvoke(entry, config)
-        return final
-    state: Mapping[str, Any] = {}
-    mode: str
-    content: Any
-    steps: Any = graph.astream(entry, config, stream_mode=["values", "tasks"])
-    async with aclosing(steps):
-        async for mode, content in steps:
-            if mode == "values":
-                state = content
-            else:
-                status = "finished" if "result" in content else "started"
-                run.context.queue.put(Progress("node", {"node": content["name"], "status": status}))
-    return state
+def _whose_limit(run: _Run) -> str:
+    own = None if run.agent is None else run.agent.options.timeout_s
+    return "RUN_TIMEOUT_S" if own is None else f"the limit of agent {run.request.agent!r}"
 
 
-async def _say_what_was_not_streamed(final: Mapping[str, Any], context: RunContext) -> None:
-    """An agent may write its answer itself, without a model: that text has not gone out yet."""
-    messages = final.get("messages") or []
-    if not messages or not isinstance(messages[-1], AIMessage):
-        return
-    if rest := _unsaid(str(messages[-1].text), ["".join(pieces) for pieces in context.sent]):
-        await context.say(context.answering_model or context.model, [rest])
+def _status(run: _Run, error: RouteurError | None) -> RunStatus:
+    if error is not None:
+        return "failed"
+    return "interrupted" if run.outcome.interrupts else "succeeded"
 
 
-def _unsaid(answer: str, sent: list[str]) -> str:
-    """What of the answer has not gone out, given the text of each call that has.
-
-    Nodes build their message anew: spaces at the ends do not count; of calls that ran in parallel, each is looked at.
-    An agent that adds to what its model said (its sources, say) has only the addition sent.
-    """
-    whole, bare = "".join(sent), answer.strip()
-    if whole.rstrip().endswith(bare) or any(text.strip() == bare for text in sent):
-        return ""
-    for said in (whole, whole.strip()):
-        if said and answer.lstrip().startswith(said.lstrip()):
-            return answer.lstrip()[len(said.lstrip()) :]
-    return answer
-
-
-def _told(error: Exception, request: RunRequest) -> RouteurError:
+def _told(error: Exception, run: _Run) -> RouteurError:
     """What a caller is told of a failure. Only the house's own errors are; the log has the rest."""
+    request = run.request
     if isinstance(error, RouteurError):
         return error
-    if isinstance(error, GraphRecursionError):
-        return AgentFailed(f"agent {request.agent!r} took more than {STEP_LIMIT} steps and was ended")
+    if isinstance(error, GraphRecursionError) and run.agent is not None:
+        return AgentFailed(f"agent {request.agent!r} took more than {run.agent.options.step_limit} steps and was ended")
+    if run.lease is not None and isinstance(error, DATABASE_FAULTS):
+        return thread_database_down()
     if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):
         # A node that asks several models at once fails with all their errors together.
         return next(_leaves(found))
@@ -282,7 +338,17 @@ def _finished(run: _Run, report: Report, *, answered: bool) -> Finished:
     count = _message_count(run.request, answered=answered)
     # An agent that asks several times passes the same model over each time.
     hops = tuple(dict.fromkeys(run.context.hops))
-    return Finished(run.id, report, model, count, hops, run.context.finish_reason)
+    outcome = run.outcome
+    return Finished(
+        run.id,
+        report,
+        model,
+        count,
+        hops,
+        run.context.finish_reason,
+        outcome.sources,
+        outcome.interrupts,
+    )
 
 
 def _message_count(request: RunRequest, *, answered: bool) -> int:
@@ -303,7 +369,7 @@ def _row(run: _Run, report: Report, status: RunStatus, error: RouteurError | Non
         stream=request.stream,
         status=status,
         error_code=error.code if error else None,
-        message_count=_message_count(request, answered=status == "succeeded"),
+        message_count=_message_count(request, answered=status in {"succeeded", "interrupted"}),
         input_tokens=report.usage.input_tokens,
         output_tokens=report.usage.output_tokens,
         estimated=report.estimated,
@@ -315,12 +381,3 @@ def _row(run: _Run, report: Report, status: RunStatus, error: RouteurError | Non
         wcf_liters=impact.wcf.mean if impact.wcf else None,
         calls=record_calls(report),
     )
-
-
-def _as_langchain(message: Message) -> BaseMessage:
-    if isinstance(message.content, str) and not message.more and (kind := LANGCHAIN_MESSAGES.get(message.role)):
-        return kind(content=message.content)
-    try:
-        return convert_to_messages([{"role": message.role, "content": message.content, **message.more}])[0]
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadRequest(f"messages: a message of role {message.role!r} cannot be read: {error}") from error

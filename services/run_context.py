@@ -7,8 +7,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from domain.documents import Passage, SearchFilter
 from domain.errors import RouteurError
-from domain.runs import Hop, ModelDelta, Progress
+from domain.runs import Hop, ModelDelta, Progress, ProgressKind
 from domain.usage import Call
 
 Result = TypeVar("Result")
@@ -102,6 +103,17 @@ class RunContext:
     """Why the last call whose text is part of the answer ended."""
     answering_model: str | None = None
     """The model whose text went out last: the one that the answer names."""
+    project: SearchFilter | None = None
+    """What the run may search: the caller's project, checked. `None`: nothing."""
+    passages: list[Passage] = field(default_factory=list)
+    """What the run has retrieved so far, each passage once."""
+    shows_progress: bool = False
+    """The caller wants typed events: nodes, tools and sources as they happen."""
+
+    def show(self, kind: ProgressKind, content: Mapping[str, Any]) -> None:
+        """Tell a caller who wants to know what is being done."""
+        if self.shows_progress:
+            self.queue.put(Progress(kind, content))
 
     async def say(self, model: str, pieces: list[str]) -> None:
         """Send pieces of the answer to whoever reads the run."""

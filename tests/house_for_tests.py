@@ -18,12 +18,13 @@ from domain.messages import Message
 from domain.principals import Principal
 from domain.runs import Failed, Finished, ModelDelta, Progress, RunEvent, RunRecord, RunRequest, Started, Tokens
 from services.accounting.accountant import Accountant
-from services.agent_registry import AgentRegistry
-from services.completion import CompletionService
+from services.agent_registry import AgentOptions, AgentRegistry
+from services.completion import CompletionService, OpensProjects
 from services.llm.chat_model import RouteurChatModel
 from services.llm.factory import create_llm, create_router
 from services.llm.router import Router
 from services.run_context import RunContext, current_run
+from services.threads import Threads
 from tests.scripted_provider import ScriptedProvider, Step, scripted_provider
 
 Node = Callable[[RouteurChatModel], Callable[[MessagesState], Any]]
@@ -61,10 +62,14 @@ async def open_house(
     catalogue: Catalogue = CATALOGUE,
     stall_s: float = 2.0,
     run_timeout_s: float = 10.0,
+    threads: Threads | None = None,
+    projects: OpensProjects | None = None,
+    options: AgentOptions | None = None,
+    **offered: Any,
 ) -> AsyncIterator[House]:
     """OpenAI's models, and Mistral's unless it has its own address, are served by the scripted provider.
 
-    `agents` are factories by name.
+    `agents` are factories by name, all with these `options`; `offered` is what they may ask for besides the model.
     """
     settings = settings_for(provider.base_url, stall_s, mistral_url)
     http = HttpClient(2.0)
@@ -72,14 +77,18 @@ async def open_house(
     llm = create_llm(router)
     registry = AgentRegistry()
     for name, factory in {"echo": one_node(answers), **(agents or {})}.items():
-        registry.register_agent(name, factory, name)
+        registry.register_agent(name, factory, name, options)
+    if threads is not None:
+        offered["checkpointer"] = threads.saver
     ledger = RecordingLedger()
     service = CompletionService(
-        agents=registry.build(llm=llm),
+        agents=registry.build(llm=llm, **offered),
         router=router,
         accountant=the_accountant(),
         ledger=ledger,
         run_timeout_s=run_timeout_s,
+        projects=projects,
+        threads=threads,
     )
     await http.open()
     try:

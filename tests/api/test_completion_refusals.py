@@ -104,16 +104,22 @@ async def test_a_missing_message_is_named(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("thread_id", "a"),
-        ("thread_id", ""),
-        ("resume", {"answer": "yes"}),
         ("cache", True),
         ("cache", {"ttl": 1}),
-        ("sources", ["d1"]),
     ],
 )
 async def test_what_does_not_work_yet_is_refused_by_name(client: httpx.AsyncClient, field: str, value: object) -> None:
     assert (await refused(client, 400, "not_supported_yet", **{field: value})).startswith(field)
+
+
+async def test_what_belongs_to_a_thread_or_a_project_is_refused_without_one(client: httpx.AsyncClient) -> None:
+    assert "thread_id" in await refused(client, 400, "bad_request", resume={"answer": "yes"})
+    assert "sources" in await refused(client, 400, "bad_request", sources=["d1"])
+    assert await refused(client, 400, "invalid_request", thread_id="")
+
+
+async def test_a_thread_needs_the_database(client: httpx.AsyncClient) -> None:
+    assert "conversation_history" in await refused(client, 503, "database_unavailable", thread_id="a")
 
 
 async def test_a_refusal_never_repeats_a_long_value(client: httpx.AsyncClient) -> None:

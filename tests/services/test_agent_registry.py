@@ -79,7 +79,7 @@ def test_the_shipped_files_are_the_three_agents():
     load_graph_files()
     agents = agent_registry.build(llm=LLM)
     assert {"RAG", "V1", "V2"} <= {agent.name for agent in agents.all()}
-    assert agents.get_graph_or_raise("V2") is not None
+    assert agents.get_or_raise("V2").graph_or_raise() is not None
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_factory_may_take_anything_else_too(registry):
         return create_echo_graph(llm)
 
     registry.register_agent("a", create, "d")
-    assert registry.build(llm=LLM, tools=[]).get_graph_or_raise("a")
+    assert registry.build(llm=LLM, tools=[]).get_or_raise("a").graph_or_raise()
 
 
 def test_a_factory_that_asks_for_an_unknown_thing_says_what_is_offered(registry):
@@ -148,12 +148,12 @@ def test_a_factory_that_asks_for_an_unknown_thing_says_what_is_offered(registry)
 
 def test_a_factory_may_return_a_compiled_graph(registry):
     registry.register_agent("a", lambda llm: create_echo_graph(llm).compile(), "d")
-    assert registry.build(llm=LLM).get_graph_or_raise("a")
+    assert registry.build(llm=LLM).get_or_raise("a").graph_or_raise()
 
 
 def test_a_factory_may_be_a_partial(registry):
     registry.register_agent("a", functools.partial(create_echo_graph, llm=LLM), "d")
-    assert registry.build(llm=LLM).get_graph_or_raise("a")
+    assert registry.build(llm=LLM).get_or_raise("a").graph_or_raise()
 
 
 class _NoMessages(TypedDict):
@@ -225,7 +225,7 @@ def test_an_announced_agent_is_listed_and_says_why_it_cannot_be_called(registry)
         ("later", None, "not written yet")
     ]
     with pytest.raises(AgentUnavailable, match="'later' cannot be called yet: not written yet"):
-        agents.get_graph_or_raise("later")
+        agents.get_or_raise("later").graph_or_raise()
 
 
 def test_an_agent_that_is_forgotten_may_be_registered_again_and_what_was_built_stays(registry):

@@ -1,0 +1,284 @@
+"""Threads: the conversations that the server keeps. Each has one owner, one agent, and at most one run at a time.
+
+Policy: fails closed. Without the database a run on a thread is refused; runs without one never come here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from config.settings import Settings
+from core.database import QUICK_CONNECTIONS, Database
+from domain.errors import Conflict, DatabaseUnavailable, NotFound, ThreadBusy, ThreadWaits
+from services.thread_saver import ThreadSaver
+
+logger = logging.getLogger("routeur.threads")
+
+LEASE_S = 30.0
+"""How long a killed process's threads stay taken."""
+RENEW_S = LEASE_S / 3
+FIRST_LOOK_S = 0.02
+LONGEST_LOOK_S = 0.5
+PRUNE_EVERY = 10
+"""Turns between two prunings: every checkpoint holds the whole conversation, and only the newest is read again."""
+RETENTION_EVERY_S = 3600.0
+RETENTION_BATCH = 500
+
+DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
+
+_TAKE = f"""
+    INSERT INTO threads (thread_id, owner, agent, run_id, leased_until)
+    VALUES (%(thread_id)s, %(owner)s, %(agent)s, %(run_id)s, now() + interval '{LEASE_S} seconds')
+    ON CONFLICT (thread_id) DO UPDATE
+        SET run_id = EXCLUDED.run_id, leased_until = EXCLUDED.leased_until, used_at = now()
+        WHERE threads.owner = EXCLUDED.owner AND threads.agent = EXCLUDED.agent
+            AND threads.waits = %(resumes)s
+            AND (threads.run_id IS NULL OR threads.leased_until < now())
+    RETURNING turns, messages
+"""  # noqa: S608 - a constant of ours
+_RENEW = f"""
+    UPDATE threads SET leased_until = now() + interval '{LEASE_S} seconds'
+    WHERE run_id = ANY(%s) RETURNING run_id
+"""  # noqa: S608 - a constant of ours
+_RELEASE = """
+    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, waits = %s,
+        messages = %s
+    WHERE thread_id = %s AND run_id = %s
+"""
+_GIVE_UP = """
+    UPDATE threads SET run_id = NULL, leased_until = NULL WHERE thread_id = %s AND run_id = %s
+"""
+_FIELDS = """
+    thread_id, owner, agent, waits, turns, created_at, used_at,
+    coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
+"""
+_LOOK = f"SELECT {_FIELDS} FROM threads WHERE thread_id = %s"  # noqa: S608 - a constant of ours
+_LIST = f"""
+    SELECT {_FIELDS}, count(*) OVER () AS total FROM threads WHERE owner = %s
+    ORDER BY used_at DESC, thread_id LIMIT %s OFFSET %s
+"""  # noqa: S608 - a constant of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """What is known of a thread without reading its state."""
+
+    thread_id: str
+    agent: str
+    turns: int
+    waits: bool
+    busy: bool
+    created_at: datetime
+    used_at: datetime
+
+
+@dataclass(slots=True)
+class Lease:
+    """A run's hold of its thread. `turns` counts the runs before it; `lose` ends the run when the hold is lost."""
+
+    thread_id: str
+    run_id: UUID
+    turns: int
+    messages: int
+    """How many the thread's state holds; the run updates it."""
+    lose: Callable[[], object] = lambda: None
+    waits: bool = False
+    """Set by the run: whether the thread is left waiting for `resume`."""
+
+
+class Threads:
+    """Gives runs their threads, keeps the holds alive, and forgets what nobody has used for long."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._waits_for_busy = settings.thread_busy == "wait"
+        self._wait_s = settings.run_timeout_s
+        self._retention_days = settings.thread_retention_days
+        self._leases: dict[UUID, Lease] = {}
+        self._upkeep: asyncio.Task[None] | None = None
+        self._pruning: set[asyncio.Task[None]] = set()
+        self.max_messages = settings.thread_max_messages
+        self.saver = ThreadSaver(database, at_once=QUICK_CONNECTIONS)
+
+    async def start(self) -> None:
+        """Begin to keep holds alive."""
+        self._upkeep = asyncio.create_task(self._keep_up(), name="threads")
+
+    async def stop(self) -> None:
+        """After the last run."""
+        going = [task for task in (self._upkeep, *self._pruning) if task is not None]
+        for task in going:
+            task.cancel()
+        if going:
+            await asyncio.wait(going)
+
+    async def take(self, thread_id: str, *, owner: str, agent: str, run_id: UUID, resumes: bool) -> Lease:
+        """Hold a thread for a run, making it at its first use. Raises what hinders it, another's thread as missing."""
+        deadline = time.monotonic() + self._wait_s
+        pause_s = FIRST_LOOK_S
+        asked = {"thread_id": thread_id, "owner": owner, "agent": agent, "run_id": run_id, "resumes": resumes}
+        while True:
+            if resumes:
+                # Before the statement that would make the thread.
+                await self._check(thread_id, owner, agent, resumes=True)
+            if (taken := await self._one(_TAKE, asked)) is not None:
+                lease = Lease(thread_id, run_id, taken["turns"], taken["messages"])
+                self._leases[run_id] = lease
+                return lease
+            await self._check(thread_id, owner, agent, resumes=resumes)
+            if not self._waits_for_busy:
+                raise ThreadBusy(f"thread {thread_id!r}: another run is going on; ask again when it has ended")
+            if time.monotonic() > deadline:
+                raise ThreadBusy(f"thread {thread_id!r}: another run has been going on for {self._wait_s:g} s")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_LOOK_S)
+
+    async def release(self, lease: Lease, *, completed: bool) -> None:
+        """Let go of the thread; never raises: what cannot be released runs out by itself."""
+        self._leases.pop(lease.run_id, None)
+        statement: tuple[str, tuple[object, ...]] = (
+            (_RELEASE, (lease.waits, lease.messages, lease.thread_id, lease.run_id))
+            if completed
+            else (_GIVE_UP, (lease.thread_id, lease.run_id))
+        )
+        try:
+            async with self._database.quick_pool.connection() as connection:
+                await connection.execute(*statement)
+        except DATABASE_FAULTS as error:
+            logger.warning("a thread stays taken until its lease ends", extra={"reason": type(error).__name__})
+            return
+        if completed and (lease.turns + 1) % PRUNE_EVERY == 0:
+            task = asyncio.create_task(self._prune(lease.thread_id), name="prune a thread")
+            self._pruning.add(task)
+            task.add_done_callback(self._pruning.discard)
+
+    async def get_or_raise(self, thread_id: str, owner: str) -> Thread:
+        """The caller's thread; raises `NotFound` for a missing one, and for another's."""
+        row = await self._one(_LOOK, (thread_id,))
+        if row is None or row["owner"] != owner:
+            raise _no_such_thread(thread_id)
+        return _thread(row)
+
+    async def find(self, owner: str, *, limit: int, offset: int) -> tuple[list[Thread], int]:
+        """The owner's threads, the last used first, and how many there are in all (0 beyond the end)."""
+        rows = await self._all(_LIST, (owner, limit, offset))
+        return [_thread(row) for row in rows], rows[0]["total"] if rows else 0
+
+    async def delete(self, thread_id: str, owner: str) -> None:
+        """Forget a thread and all of its state; raises `ThreadBusy` while a run is going on."""
+        thread = await self.get_or_raise(thread_id, owner)
+        if thread.busy:
+            raise ThreadBusy(f"thread {thread_id!r}: a run is going on; delete it when it has ended")
+        await self._forget([thread_id])
+
+    async def _check(self, thread_id: str, owner: str, agent: str, *, resumes: bool) -> None:
+        """Raises why the thread cannot be taken, unless it is only busy."""
+        row = await self._one(_LOOK, (thread_id,))
+        if row is None:
+            if resumes:
+                raise _no_such_thread(thread_id)
+            return
+        if row["owner"] != owner:
+            raise _no_such_thread(thread_id)
+        if row["agent"] != agent:
+            raise Conflict(
+                f"thread {thread_id!r} is a conversation with agent {row['agent']!r}: "
+                f"name that agent, or another thread for {agent!r}"
+            )
+        if row["busy"]:
+            return
+        if row["waits"] and not resumes:
+            raise ThreadWaits(
+                f"thread {thread_id!r}: its last run asked something; send `resume` with the answer, "
+                f"or delete the thread"
+            )
+        if resumes and not row["waits"]:
+            raise Conflict(f"thread {thread_id!r}: its last run asked nothing; leave out `resume`")
+
+    async def _one(self, statement: str, arguments: Any) -> dict[str, Any] | None:
+        return next(iter(await self._all(statement, arguments)), None)
+
+    async def _all(self, statement: str, arguments: Any) -> list[dict[str, Any]]:
+        try:
+            async with self._database.quick_pool.connection() as connection:
+                return await (await connection.execute(statement, arguments)).fetchall()
+        except DATABASE_FAULTS as error:
+            raise thread_database_down() from error
+
+    async def _keep_up(self) -> None:
+        forget_at = time.monotonic() + RENEW_S
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await self._renew()
+                if self._retention_days and time.monotonic() >= forget_at:
+                    forget_at = time.monotonic() + RETENTION_EVERY_S
+                    await self.forget_unused()
+            except DATABASE_FAULTS as error:
+                logger.warning("the holds of threads were not renewed", extra={"reason": type(error).__name__})
+
+    async def _renew(self) -> None:
+        if not self._leases:
+            return
+        asked = list(self._leases)
+        async with self._database.quick_pool.connection() as connection:
+            rows = await (await connection.execute(_RENEW, (asked,))).fetchall()
+        kept = {row["run_id"] for row in rows}
+        for run_id in asked:
+            if run_id not in kept and (lease := self._leases.get(run_id)) is not None:
+                logger.warning("a run lost its thread", extra={"run_id": str(run_id)})
+                lease.lose()
+
+    async def forget_unused(self) -> int:
+        """Delete the threads that nobody has used for `THREAD_RETENTION_DAYS`; how many."""
+        unused = """
+            SELECT thread_id FROM threads
+            WHERE used_at < now() - make_interval(days => %s) AND (run_id IS NULL OR leased_until < now())
+            ORDER BY used_at LIMIT %s
+        """
+        forgotten = 0
+        while True:
+            async with self._database.quick_pool.connection() as connection:
+                rows = await (await connection.execute(unused, (self._retention_days, RETENTION_BATCH))).fetchall()
+            if not rows:
+                return forgotten
+            await self._forget([row["thread_id"] for row in rows])
+            forgotten += len(rows)
+
+    async def _forget(self, thread_ids: list[str]) -> None:
+        """The state first: a thread that is half forgotten is still found, and forgotten again."""
+        try:
+            await self.saver.aprune(thread_ids, strategy="delete")
+            async with self._database.quick_pool.connection() as connection:
+                await connection.execute("DELETE FROM threads WHERE thread_id = ANY(%s)", (thread_ids,))
+        except DATABASE_FAULTS as error:
+            raise thread_database_down() from error
+
+    async def _prune(self, thread_id: str) -> None:
+        try:
+            await self.saver.aprune([thread_id], strategy="keep_latest")
+        except (*DATABASE_FAULTS, NotImplementedError) as error:
+            # Another pruning got in between, or the state is of a kind that cannot be pruned: only space is lost.
+            logger.info("a thread was not pruned", extra={"reason": type(error).__name__})
+
+
+def _thread(row: dict[str, Any]) -> Thread:
+    return Thread(**{name: row[name] for name in Thread.__dataclass_fields__})
+
+
+def thread_database_down() -> DatabaseUnavailable:
+    """What a caller is told when the conversation cannot be read or kept."""
+    return DatabaseUnavailable(
+        "threads need the database, and it does not answer now; ask again, or send conversation_history instead"
+    )
+
+
+def _no_such_thread(thread_id: str) -> NotFound:
+    return NotFound(f"thread {thread_id!r}: there is no such thread")

@@ -1,0 +1,66 @@
+"""Threads over HTTP: a conversation is kept, read, listed, and forgotten."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.api_errors import check_error
+from tests.live_server import LiveServer
+from tests.provider_thread import play
+from tests.scripted_provider import ScriptedProvider, finish, say
+
+OUI = [*say("Oui"), *finish()]
+
+
+@pytest.fixture
+async def client(server: LiveServer) -> AsyncIterator[httpx.AsyncClient]:
+    async with server.client() as client:
+        for _ in range(300):
+            if (await client.get("/threads")).status_code == 200:
+                break
+            await asyncio.sleep(0.1)  # The server answers before its database does.
+        yield client
+
+
+async def turn(client: httpx.AsyncClient, thread_id: str, message: str, **fields: Any) -> httpx.Response:
+    body = {"message": message, "model": "gpt-4o", "thread_id": thread_id, **fields}
+    return await client.post("/completion", json=body)
+
+
+async def test_a_conversation_is_kept_read_listed_and_forgotten(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    name = f"dossier {uuid4()}"
+    play(provider, OUI, OUI)
+    answer = await turn(client, name, "Je suis Ada.")
+    assert answer.json()["metadata"]["thread_id"] == name
+    streamed = await turn(client, name, "Qui suis-je ?", stream=True)
+    assert b'"done": true' in streamed.content
+    assert [message["content"] for message in provider.requests[1]["messages"]][1:] == [
+        "Je suis Ada.",
+        "Oui",
+        "Qui suis-je ?",
+    ]
+    read = (await client.get(f"/threads/{name}")).json()
+    assert (read["thread_id"], read["agent"], read["turns"], read["running"]) == (name, "V2", 2, False)
+    assert [(message["role"], message["content"]) for message in read["messages"]] == [
+        ("user", "Je suis Ada."),
+        ("assistant", "Oui"),
+        ("user", "Qui suis-je ?"),
+        ("assistant", "Oui"),
+    ]
+    assert read["interrupt"] is None
+    listed = (await client.get("/threads", params={"limit": 200})).json()
+    assert name in {thread["thread_id"] for thread in listed["threads"]}
+    assert (await client.delete(f"/threads/{name}")).status_code == 204
+    check_error(await client.get(f"/threads/{name}"), 404, "not_found")
+    check_error(await client.delete(f"/threads/{name}"), 404, "not_found")
+
+
+async def test_a_list_is_bounded(client: httpx.AsyncClient) -> None:
+    check_error(await client.get("/threads", params={"limit": 0}), 400, "invalid_request")
+    check_error(await client.get("/threads", params={"offset": -1}), 400, "invalid_request")
