@@ -1,6 +1,8 @@
 """The server: builds everything once and connects it. `python app.py` serves, `python app.py --help` shows the rest."""
 
+import asyncio
 import gc
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +11,11 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from api import ask, auth, completion, health, lists, threads
+from api import ask, auth, completion, document_events, documents, health, lists, search, threads
 from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
-from api.middleware import RequestBounds
+from api.middleware import BodyLimit, RequestBounds
 from api.openai import chat, embeddings, models
 from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
@@ -26,7 +28,8 @@ from core.logging import configure_logging
 from core.security import create_authenticator
 from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
-from services.agent_registry import AgentRegistry, agent_registry, load_graph_files
+from services.agent_loading import load_agents
+from services.agent_registry import AgentRegistry, agent_registry
 from services.completion import CompletionService
 from services.embeddings.factory import create_embedders
 from services.embeddings.local import LocalEmbedder
@@ -34,7 +37,10 @@ from services.embeddings.runs import EmbeddingRuns
 from services.embeddings.service import EmbeddingService
 from services.ledger import Ledger
 from services.llm.factory import create_llm, create_local_runtime, create_router, endpoint_keys
+from services.rag.library import create_library
+from services.retrieval import Retrieve
 from services.threads import Threads
+from services.tools.offered import create_tools, tools_of_agents
 
 DESCRIPTION = """One HTTP door to LangGraph agents and to every model behind them.
 Each answer says what it cost, how long it took and what it emitted."""
@@ -52,6 +58,8 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await services.database.open()
         await services.ledger.start()
         await services.threads.start()
+        if settings.job_worker == "embedded":
+            await services.library.start_jobs()
         if services.local_runtime is not None:
             await services.local_runtime.start()
         # What the start made lives as long as the process: without this, each full collection walks all of it again.
@@ -63,6 +71,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
             yield
         if services.local_runtime is not None:
             await services.local_runtime.stop()
+        await services.library.jobs.stop()
         await local_embedder.close()
         await services.threads.stop()
         await services.ledger.stop()
@@ -79,7 +88,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
     for door in (chat, embeddings, models):
         app.include_router(door.router, responses=OPENAI_ANY_ERROR)
-    for door in (completion, auth, lists, threads, health):
+    for door in (completion, auth, lists, threads, documents, document_events, search, health):
         app.include_router(door.router, responses=ANY_ERROR)
     app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
     if settings.cors_origins:
@@ -90,7 +99,11 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    app.add_middleware(RequestBounds, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestBounds,
+        limit=BodyLimit(settings.max_body_bytes, "MAX_BODY_BYTES"),
+        upload_limit=documents.upload_limit(settings),
+    )
     return app
 
 
@@ -104,16 +117,27 @@ def create_services(
     runtime = create_local_runtime(catalogue, settings)
     router = create_router(catalogue, settings, http, runtime)
     if registry is agent_registry:
-        load_graph_files()
+        load_agents(registry, settings.agents_config)
     keys = endpoint_keys(settings.endpoint_keys)
     database = Database(settings)
     kept_threads = Threads(database, settings)
-    agents = registry.build(llm=create_llm(router), checkpointer=kept_threads.saver)
     ledger = Ledger(
         database,
         settings.data_dir / "ledger",
         max_pending_bytes=settings.ledger_max_pending_bytes,
         flush_s=settings.ledger_flush_s,
+    )
+    embeddings = EmbeddingService(catalogue, create_embedders(catalogue, settings, http, local_embedder, keys))
+    embedding_runs = EmbeddingRuns(embeddings, accountant, ledger, run_timeout_s=settings.run_timeout_s)
+    library = create_library(settings, database, embeddings, embedding_runs)
+    tools = create_tools(settings, http)
+    agents = registry.build(
+        agent_tools=tools_of_agents(settings.agent_tools, tools),
+        llm=create_llm(router),
+        retrieve=Retrieve(library.retriever),
+        tools=tools,
+        small_model=settings.small_model,
+        checkpointer=kept_threads.saver,
     )
     return Services(
         settings=settings,
@@ -128,18 +152,35 @@ def create_services(
             ledger=ledger,
             run_timeout_s=settings.run_timeout_s,
             threads=kept_threads,
+            projects=library.projects,
         ),
         database=database,
         ledger=ledger,
         threads=kept_threads,
         local_runtime=runtime,
-        embeddings=EmbeddingRuns(
-            EmbeddingService(catalogue, create_embedders(catalogue, settings, http, local_embedder, keys)),
-            accountant,
-            ledger,
-            run_timeout_s=settings.run_timeout_s,
-        ),
+        library=library,
+        embeddings=embedding_runs,
     )
+
+
+async def work_on_jobs(settings: Settings) -> None:
+    """`python app.py worker`: does the queue's jobs until SIGTERM or Ctrl-C. Its database may come and go."""
+    http = HttpClient(settings.provider_connect_timeout_s)
+    local_embedder = LocalEmbedder(timeout_s=settings.provider_stall_timeout_s)
+    services = create_services(settings, AgentRegistry(), http, local_embedder)
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await http.open()
+    await services.database.open()
+    await services.ledger.start()
+    await services.library.start_jobs()
+    await told.wait()
+    await services.library.jobs.stop()
+    await local_embedder.close()
+    await services.ledger.stop()
+    await services.database.close()
+    await http.close()
 
 
 def create_worker_app() -> FastAPI:
@@ -155,4 +196,4 @@ def create_worker_app() -> FastAPI:
 if __name__ == "__main__":
     from api.command_line import main
 
-    sys.exit(main(sys.argv[1:], create_app))
+    sys.exit(main(sys.argv[1:], create_app, work_on_jobs))

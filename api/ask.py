@@ -11,7 +11,9 @@ from starlette.types import Receive, Scope, Send
 from api.deps import BearerCredential, CurrentServices, Services
 from api.errors import request_id_of
 from api.json_response import json_response
-from api.openai.body import A_NAME, A_TEXT, check_fields, json_object_of
+from api.native_format import source_of
+from api.openai.body import A_NAME, A_TEXT, SOME_NAMES, check_fields, json_object_of
+from api.openai.model_name import target_of
 from api.run_response import RunResponse
 from api.schemas import answers
 from domain.errors import BadRequest, Forbidden, InvalidParameter
@@ -27,7 +29,7 @@ DEMO_KEY = "cgn_live_stable_demo_api_key_012345"
 """Printed in public documentation: good in development only."""
 
 SUBJECT = "cygnis"
-CHECKS = {"question": A_TEXT, "model": A_NAME, "system_prompt": A_TEXT}
+CHECKS = {"question": A_TEXT, "model": A_NAME, "system_prompt": A_TEXT, "project_id": A_NAME, "sources": SOME_NAMES}
 
 
 def _error(message: str) -> dict[str, Any]:
@@ -53,6 +55,8 @@ ASK_BODY: dict[str, Any] = {
                         "question": {"type": "string"},
                         "model": {"type": ["string", "null"]},
                         "system_prompt": {"type": ["string", "null"]},
+                        "project_id": {"type": ["string", "null"]},
+                        "sources": {"type": ["array", "null"], "items": {"type": "string"}},
                     },
                 },
                 "example": {"question": "Quelle est la capitale de la France ?", "model": "default"},
@@ -82,7 +86,10 @@ class AskCredential(BearerCredential):
 async def ask(
     request: Request, services: CurrentServices, principal: Annotated[Principal, Depends(AskCredential())]
 ) -> Response:
-    """Answers with the named route or model, or with `default`; `model_used` is the model that did."""
+    """Answers with the named route, model or agent, or with `default`; `model_used` is the model that did.
+
+    An agent may be given a `project_id`, and `sources` to keep to; what it cites is in the answer's `sources`.
+    """
     body = await json_object_of(request)
     check_fields(body, CHECKS)
     question, prompt = body.get("question", ""), body.get("system_prompt", "")
@@ -91,12 +98,15 @@ async def ask(
     if len(question) + len(prompt) > services.settings.max_message_chars:
         raise BadRequest(f"question: at most {services.settings.max_message_chars} characters (MAX_MESSAGE_CHARS)")
     system = (Message("system", prompt),) if prompt.strip() else ()
+    target = target_of(body.get("model", DEFAULT_ROUTE), services.router.catalogue, services.agents)
     run = RunRequest(
-        agent=None,
+        agent=target.agent,
         messages=(*system, Message("user", question)),
         principal=principal,
         request_id=request_id_of(request),
-        model=body.get("model", DEFAULT_ROUTE),
+        model=target.model,
+        project_id=body.get("project_id"),
+        sources=tuple(body.get("sources", ())),
     )
     return _Answer(services.completion, run)
 
@@ -109,7 +119,7 @@ class _Answer(RunResponse):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         texts: list[str] = []
-        model = ""
+        finished: Finished | None = None
         async with aclosing(self._completion.stream(self._run)) as events:
             async for event in events:
                 match event:
@@ -117,11 +127,12 @@ class _Answer(RunResponse):
                         texts += pieces
                     case Failed(error=error):
                         raise error
-                    case Finished(model=model):
-                        pass
+                    case Finished():
+                        finished = event
                     case _:
                         pass
-        answer = {"answer": "".join(texts), "model_used": model, "sources": []}
+        sources = [source_of(passage) for passage in finished.sources] if finished else []
+        answer = {"answer": "".join(texts), "model_used": finished and finished.model, "sources": sources}
         await json_response(answer)(scope, receive, send)
 
 

@@ -1,18 +1,22 @@
-"""The command line: `python app.py [serve | models | agents | db] …`."""
+"""The command line: `python app.py [serve | worker | agents | models | db] …`."""
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from api.agents_command import add_agents_command, describe_agents, write_new_agent
 from config.catalogue import Catalogue, ModelEntry, load_catalogue
-from config.settings import Settings, load_settings
+from config.settings import Settings, lending_ends, load_settings
 from core import embedded_postgres
 from core.logging import configure_logging
 from core.postgres_processes import EmbeddedPostgresError
 from domain.errors import ConfigurationError, RouteurError
+from services.agent_loading import GRAPHS_DIRECTORY
 from services.llm.factory import local_entry
 from services.local_models.progress import TerminalProgress
 from services.local_models.weights import fetch_weights, find_weights
@@ -21,11 +25,14 @@ LAST_RESORT_S = 5
 """After the grace period every run has been ended; what still holds a connection then is cut by the HTTP server."""
 
 
-def main(arguments: Sequence[str], check: Callable[[Settings], object]) -> int:
+Work = Callable[[Settings], Coroutine[Any, Any, None]]
+
+
+def main(arguments: Sequence[str], check: Callable[[Settings], object], work: Work) -> int:
     """Run a command; problems of configuration are one line, not a traceback.
 
     `check` builds what a worker builds, and raises `ConfigurationError`: workers that cannot start would be
-    started again for ever.
+    started again for ever. `work` does background jobs until it is told to stop.
     """
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments or ["serve"])
@@ -34,7 +41,7 @@ def main(arguments: Sequence[str], check: Callable[[Settings], object]) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         settings = load_settings()
-        parsed.check = check
+        parsed.check, parsed.work = check, work
         configure_logging(settings.log_level)
         status: int = parsed.command(settings, parsed)
     except (ConfigurationError, RouteurError, EmbeddedPostgresError, OSError) as error:
@@ -51,7 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--fetch", action="store_true", help="first fetch the local model's weights, if they are missing"
     )
+    serve.add_argument(
+        "--reload", action="store_true", help="start again when an agent's file changes (development, one worker)"
+    )
     serve.set_defaults(command=_serve)
+
+    worker = commands.add_parser("worker", help="take documents in, in a process of its own (see JOB_WORKER)")
+    worker.set_defaults(command=_work)
+
+    add_agents_command(commands).set_defaults(command=_agents)
 
     models = commands.add_parser("models", help="the catalogue and the local models' weights")
     models_commands = models.add_subparsers(required=True)
@@ -71,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
     catalogue = load_catalogue()
+    reloading = _reloading(settings) if getattr(parsed, "reload", False) else {}
     # What does not hold is said before anything is fetched or bound.
-    parsed.check(settings)
+    with lending_ends():
+        parsed.check(settings)
     entry = local_entry(catalogue, settings)
     if getattr(parsed, "fetch", False) and entry is not None and settings.local_base_url is None:
         try:
@@ -98,7 +115,25 @@ def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=round(settings.shutdown_grace_s) + LAST_RESORT_S,
         app_dir=str(Path(__file__).parent.parent),
+        **reloading,
     )
+    return 0
+
+
+def _reloading(settings: Settings) -> dict[str, Any]:
+    """What uvicorn is told to watch: the agents' files, not the server's own."""
+    if settings.workers > 1 or not settings.is_development:
+        raise ConfigurationError("--reload is for development with one worker: ENVIRONMENT=development, WORKERS=1")
+    folders = {GRAPHS_DIRECTORY, *([settings.agents_config.resolve().parent] if settings.agents_config else [])}
+    return {
+        "reload": True,
+        "reload_dirs": [str(folder) for folder in folders],
+        "reload_includes": ["*.py", "*.json", ".env"],
+    }
+
+
+def _work(settings: Settings, parsed: argparse.Namespace) -> int:
+    asyncio.run(parsed.work(settings))
     return 0
 
 
@@ -122,6 +157,16 @@ def _greeting(settings: Settings, catalogue: Catalogue) -> str:
     if settings.is_development:
         lines.append("  DEVELOPMENT MODE: anyone who reaches this port can get a token. Set ENVIRONMENT for real use.")
     return "\n".join(lines)
+
+
+def _agents(settings: Settings, parsed: argparse.Namespace) -> int:
+    if parsed.agents_action == "new":
+        for path in write_new_agent(parsed.name):
+            print(path)
+        return 0
+    application: Any = parsed.check(settings)
+    print("\n".join(describe_agents(application.state.services.agents.all())))
+    return 0
 
 
 def _list_models(settings: Settings, _: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from services.embeddings.runs import EmbeddingRuns
 from services.ledger import Ledger
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
+from services.rag.library import Library
 from services.threads import Threads
 
 
@@ -34,6 +35,7 @@ class Services:
     ledger: Ledger
     threads: Threads
     local_runtime: LocalRuntime | None
+    library: Library
     embeddings: EmbeddingRuns | None = None
     draining: bool = False
 

@@ -7,11 +7,13 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
+from api.accept import best_media_type
 from api.deps import CurrentServices, CurrentToken, Services
 from api.schemas import UNAUTHORIZED, answers, error_example
 from config.catalogue import ModelEntry
 from domain.errors import NotFound, UnknownAgent
 from services.accounting.tariffs import ListedPrice
+from services.agent_drawing import draw_mermaid, draw_svg
 from services.agent_registry import Agent
 
 router = APIRouter(tags=["lists"])
@@ -40,9 +42,23 @@ MODEL_EXAMPLE = {
     "total": 1,
 }
 AGENT_EXAMPLE = {
-    "agents": [{"type": "V2", "name": "V2", "description": "…", "available": True, "unavailable_reason": None}],
+    "agents": [
+        {
+            "type": "V2",
+            "name": "V2",
+            "description": "…",
+            "available": True,
+            "unavailable_reason": None,
+            "input": {"project": "none", "tools": False},
+            "default_model": None,
+            "allowed_models": None,
+            "timeout_s": 600.0,
+            "step_limit": 50,
+        }
+    ],
     "total": 1,
 }
+MERMAID, SVG = "text/vnd.mermaid", "image/svg+xml"
 
 
 @router.get("/models", summary="List the models", responses=answers(MODEL_EXAMPLE) | UNAUTHORIZED)
@@ -58,8 +74,12 @@ async def list_models(services: CurrentServices, _: CurrentToken) -> dict[str, A
 
 @router.get("/agents", summary="List the agents", responses=answers(AGENT_EXAMPLE) | UNAUTHORIZED)
 async def list_agents(services: CurrentServices, _: CurrentToken) -> dict[str, Any]:
-    """Every agent, and whether it can be called."""
-    agents = [_agent(agent) for agent in services.agents.all()]
+    """Every agent, whether it can be called, and what it does with a request.
+
+    `input.project` says whether it reads a project's documents. Without a `default_model` it is the server's;
+    `allowed_models` of `null` are all.
+    """
+    agents = [_agent(agent, services.settings.run_timeout_s) for agent in services.agents.all()]
     return {"agents": agents, "total": len(agents)}
 
 
@@ -69,29 +89,29 @@ async def list_agents(services: CurrentServices, _: CurrentToken) -> dict[str, A
     response_class=PlainTextResponse,
     responses={
         200: {
-            "description": "Mermaid text.",
-            "content": {"text/vnd.mermaid": {"example": "graph TD;\n\t__start__ --> answer;"}},
+            "description": "Mermaid text, or SVG for `Accept: image/svg+xml`.",
+            "content": {MERMAID: {"example": "graph TD;\n\t__start__ --> answer;"}, SVG: {"example": "<svg …"}},
         },
         404: error_example("not_found", "unknown agent 'V9'; known agents: RAG, V1, V2"),
-        406: error_example("not_acceptable", "graphs are drawn as Mermaid text only, for now"),
+        406: error_example("not_acceptable", "graphs are drawn as text/vnd.mermaid or image/svg+xml"),
         503: error_example("agent_unavailable", "agent 'V1' cannot be called yet: …"),
         **UNAUTHORIZED,
     },
 )
 async def draw_agent(name: str, request: Request, services: CurrentServices, _: CurrentToken) -> Response:
-    """The agent's graph, drawn as Mermaid text."""
+    """The agent's graph, drawn as Mermaid text or as SVG. Dashed edges are taken on a condition."""
     try:
         graph = services.agents.get_or_raise(name).graph_or_raise()
     except UnknownAgent as error:
         # In the path, an unknown name is a page that does not exist.
         raise NotFound(error.message) from error
-    if _wants_svg_only(request.headers.get("Accept", "*/*")):
-        raise HTTPException(406, "graphs are drawn as Mermaid text only, for now: accept text/vnd.mermaid")
-    return PlainTextResponse(graph.get_graph().draw_mermaid(), media_type="text/vnd.mermaid")
-
-
-def _wants_svg_only(accept: str) -> bool:
-    return "image/svg+xml" in accept and "*/*" not in accept and "text/" not in accept
+    media_type = best_media_type(request.headers.get("Accept", ""), [MERMAID, "text/plain", SVG])
+    if media_type is None:
+        raise HTTPException(406, f"graphs are drawn as {MERMAID} or {SVG}")
+    drawing = draw_svg(graph, name) if media_type == SVG else draw_mermaid(graph)
+    # An author's names are in it: nothing in a drawing may run or be fetched.
+    headers = {"Vary": "Accept", "Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
+    return Response(drawing, media_type=media_type, headers=headers)
 
 
 def _unavailable_reason(model: ModelEntry, services: Services) -> str | None:
@@ -116,11 +136,18 @@ def _model(model: ModelEntry, reason: str | None, listed: ListedPrice | None) ->
     }
 
 
-def _agent(agent: Agent) -> dict[str, Any]:
+def _agent(agent: Agent, run_timeout_s: float) -> dict[str, Any]:
+    options = agent.options
+    project = "required" if options.needs_project else "optional" if agent.uses_project else "none"
     return {
         "type": agent.name,
         "name": agent.name,
         "description": agent.description,
         "available": agent.graph is not None,
         "unavailable_reason": agent.unavailable_reason,
+        "input": {"project": project, "tools": agent.uses_tools},
+        "default_model": options.usual_model,
+        "allowed_models": None if options.allowed_models is None else list(options.allowed_models),
+        "timeout_s": min(options.timeout_s or run_timeout_s, run_timeout_s),
+        "step_limit": options.step_limit,
     }

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import re
 from collections.abc import MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,12 +20,25 @@ LINGER_S = 2.0
 """How long the rest of a refused body is still taken in."""
 
 
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How many bytes a body may have, the setting that says so, and the paths that it is for; `None`: all."""
+
+    max_bytes: int
+    setting: str
+    paths: re.Pattern[str] | None = None
+
+    def refusal(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is larger than {self.max_bytes} bytes ({self.setting})")
+
+
 class RequestBounds:
     """Accepts or makes the request's id, returns it on every answer, and refuses bodies over the limit."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limit: BodyLimit, upload_limit: BodyLimit) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._limit = limit
+        self._upload_limit = upload_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -34,43 +49,52 @@ class RequestBounds:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         id_header = (REQUEST_ID_HEADER, request_id.encode())
-        body = _Counted(receive, self._max_body_bytes)
+        limit = self._limit_of(scope["path"])
+        body = _Counted(receive, limit, is_upload=limit is self._upload_limit and scope["method"] == "POST")
 
         async def send_bounded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], id_header, *([CLOSE] if body.is_too_large else [])]
-            elif body.is_too_large and not message.get("more_body", False):
+            elif (body.is_too_large or body.is_refused_upload) and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 await body.drain()
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         app = self._app
-        if _declared_length(headers.get(b"content-length")) > self._max_body_bytes:
+        if _declared_length(headers.get(b"content-length")) > limit.max_bytes:
             body.is_too_large = True
-            problem = Problem.of(PayloadTooLarge(_too_large(self._max_body_bytes)), request_id)
-            app = shape_of(scope["path"])(problem)
+            app = shape_of(scope["path"])(Problem.of(limit.refusal(), request_id))
         await app(scope, body, send_bounded)
+
+    def _limit_of(self, path: str) -> BodyLimit:
+        uploads = self._upload_limit
+        return uploads if uploads.paths is not None and uploads.paths.fullmatch(path) else self._limit
 
 
 class _Counted:
-    """Receives a body, which may have declared no length, and stops at the limit."""
+    """Receives a body, which may have declared no length, and stops at the limit.
 
-    __slots__ = ("_left", "_limit", "_receive", "is_too_large")
+    `is_refused_upload` is a large body that nobody has read to its end.
+    """
 
-    def __init__(self, receive: Receive, limit: int) -> None:
+    __slots__ = ("_left", "_limit", "_receive", "is_refused_upload", "is_too_large")
+
+    def __init__(self, receive: Receive, limit: BodyLimit, *, is_upload: bool) -> None:
         self._receive = receive
         self._limit = limit
-        self._left = limit
+        self._left = limit.max_bytes
         self.is_too_large = False
+        self.is_refused_upload = is_upload
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
+            self.is_refused_upload &= bool(message.get("more_body", False))
             self._left -= len(message.get("body", b""))
             if self._left < 0:
                 self.is_too_large = True
-                raise PayloadTooLarge(_too_large(self._limit))
+                raise self._limit.refusal()
         return message
 
     async def drain(self) -> None:
@@ -79,10 +103,6 @@ class _Counted:
             async with asyncio.timeout(LINGER_S):
                 while (await self._receive()).get("more_body", False):
                     pass
-
-
-def _too_large(limit: int) -> str:
-    return f"the body is larger than {limit} bytes (MAX_BODY_BYTES)"
 
 
 def _accepted(value: bytes | None) -> str | None:

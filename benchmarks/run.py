@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.documents import measure_documents
 from benchmarks.gateway import compare_gateway, measure_gateway
 from benchmarks.litellm_peer import litellm_proxy
 from benchmarks.measuring import LOAD_CORE, SERVER_CORE, TOKENS, Row, running_server
@@ -27,6 +28,8 @@ def main() -> None:
     psutil.Process().cpu_affinity([LOAD_CORE])
     with tempfile.TemporaryDirectory(prefix="routeur-bench-") as folder:
         rows = [*_measure(Path(folder)), *measure_threads(Path(folder)), *measure_local_start(Path(folder))]
+        psutil.Process().cpu_affinity([])  # All cores again: documents are measured as a server has them.
+        rows += measure_documents(Path(folder))
     print("\n".join(row.text() for row in rows))
 
 

@@ -1,5 +1,8 @@
 """The settings, from the environment or `.env`. The only reader of the environment in the house."""
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -83,10 +86,28 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(default=30.0, ge=0)
     shutdown_notice_s: float = Field(default=1.0, ge=0)
 
+    # Agents from elsewhere
+    agents_config: Path | None = None
+
+    # Agents
+    small_model: str | None = None
+    agent_tools: CommaSeparated = ()
+    clock_timezone: str = "Europe/Paris"
+    searxng_url: str | None = None
+    tavily_api_key: SecretStr | None = None
+    tavily_base_url: str = "https://api.tavily.com"
+
     # Threads: conversations that the server keeps
     thread_busy: Literal["reject", "wait"] = "reject"
     thread_max_messages: int = Field(default=200, ge=4)
     thread_retention_days: int = Field(default=90, ge=0)
+
+    # Documents, and the jobs that take them in
+    embedding_model: str = "use-multilingual-v3"
+    max_upload_mb_documents: int = Field(default=100, gt=0)
+    max_document_pages: int = Field(default=2_000, gt=0)
+    job_worker: Literal["embedded", "none"] = "embedded"
+    job_concurrency: int = Field(default=1, ge=1)
 
     # The database and the ledger
     database_url: SecretStr | None = None
@@ -103,7 +124,7 @@ class Settings(BaseSettings):
     ram_watts_per_gb: float = Field(default=0.392, ge=0)
     usd_eur: float | None = Field(default=None, gt=0)
 
-    @field_validator("cors_origins", "api_keys", "endpoint_keys", mode="before")
+    @field_validator("cors_origins", "api_keys", "endpoint_keys", "agent_tools", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -154,3 +175,25 @@ def load_settings() -> Settings:
 def process_settings() -> Settings:
     """The settings a worker process reads once (uvicorn builds the app by name, without arguments)."""
     return load_settings()
+
+
+_lent: set[str] = set()
+
+
+def lend_to_agents(variables: Mapping[str, str]) -> None:
+    """Set variables that agents' own code reads from the environment. What is set already stays as it is."""
+    for name, value in variables.items():
+        if name not in os.environ:
+            os.environ[name] = value
+            _lent.add(name)
+
+
+@contextmanager
+def lending_ends() -> Iterator[None]:
+    """Leave the environment as it was: an agent's variable must not become a setting of the server's next process."""
+    try:
+        yield
+    finally:
+        for name in _lent:
+            os.environ.pop(name, None)
+        _lent.clear()

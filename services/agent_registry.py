@@ -3,25 +3,19 @@
 `from services.agent_registry import agent_registry` is the import that agents' files use, and never changes.
 """
 
-import importlib
 import inspect
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import BaseMessage
-from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
+from services.own_models import OwnModels
 from services.thread_saver import with_memory
-
-logger = logging.getLogger("routeur.agents")
-
-GRAPHS_DIRECTORY = Path(__file__).parent.parent / "graphs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +26,7 @@ class AgentOptions:
     `needs_project` refuses runs without a `project_id`. `tools` names those that the factory is given, of those that
     the server offers; `None` means all. `timeout_s` and `step_limit` bound a run.
     A state without `messages` declares how the caller's messages enter it, and how an answer leaves it.
+    `own_models` says that its nodes call models of their own, not `llm`: those are listened to, streamed and counted.
     """
 
     default_model: str | None = None
@@ -42,6 +37,24 @@ class AgentOptions:
     step_limit: int = 50
     enter: Callable[[list[BaseMessage]], Any] | None = None
     answer: Callable[[Mapping[str, Any]], str] | None = None
+    own_models: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError`, which the loading of an agent's file reports with its name."""
+        for name in ("allowed_models", "tools"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"AgentOptions: {name} is a tuple of names, not one string")
+        if self.allowed_models is not None and self.default_model not in {None, *self.allowed_models}:
+            raise ValueError(f"AgentOptions: default_model {self.default_model!r} is not among allowed_models")
+        if self.allowed_models == ():
+            raise ValueError("AgentOptions: allowed_models names no model; None allows all")
+        if self.step_limit < 1 or (self.timeout_s is not None and self.timeout_s <= 0):
+            raise ValueError("AgentOptions: step_limit and timeout_s are more than 0")
+
+    @property
+    def usual_model(self) -> str | None:
+        """What serves where the caller names no model; `None`: the server's default."""
+        return self.default_model or (self.allowed_models[0] if self.allowed_models else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,7 @@ class Agent:
     durable_graph: CompiledStateGraph[Any] | None = None
     uses_project: bool = False
     uses_tools: bool = False
+    origin: str = ""
 
     def graph_or_raise(self) -> CompiledStateGraph[Any]:
         """Raises `AgentUnavailable` for an agent that is announced only."""
@@ -81,12 +95,14 @@ class Agent:
     def model_for(self, requested: str | None) -> str | None:
         """The model's name that a run is planned with. Raises `BadRequest` for one that the agent does not allow."""
         self.graph_or_raise()
+        if requested is not None and self.options.own_models:
+            raise BadRequest(f"model: agent {self.name!r} brings its own models; leave it out")
         allowed = self.options.allowed_models
         if requested is not None and allowed is not None and requested not in allowed:
             raise BadRequest(
                 f"model: agent {self.name!r} does not run on {requested!r}; it does on {', '.join(allowed)}"
             )
-        return requested or self.options.default_model or (allowed[0] if allowed else None)
+        return requested or self.options.usual_model
 
     def durable_graph_or_raise(self) -> CompiledStateGraph[Any]:
         """Raises `AgentUnavailable` in a server that keeps no threads."""
@@ -100,36 +116,54 @@ class AgentRegistry:
 
     def __init__(self) -> None:
         self._registrations: dict[str, Registration] = {}
+        self._seen: set[str] = set()
 
     def register_agent(
         self, name: str, factory: Callable[..., Any], description: str, options: AgentOptions | None = None
     ) -> None:
         """Make an agent callable by this name. The factory takes `llm` and returns a graph, compiled or not."""
-        self._add(Registration(name, description, factory, None, _origin(factory), options or AgentOptions()))
+        self.add(Registration(name, description, factory, None, _origin(factory), options or AgentOptions()))
 
     def announce_agent(self, name: str, description: str, unavailable_reason: str) -> None:
         """List an agent that cannot be called yet, with the reason."""
-        self._add(Registration(name, description, None, unavailable_reason, _callers_file()))
+        self.add(Registration(name, description, None, unavailable_reason, _callers_file()))
 
-    def unregister_agent(self, name: str) -> None:
-        """Forget an agent; agents already built are not touched."""
-        self._registrations.pop(name, None)
-
-    def build(self, **offered: Any) -> "Agents":
-        """Build every agent. A factory gets those of the `offered` things (`llm`, ...) that it names as parameters.
-
-        With a `checkpointer` among them, every agent can also keep its state under a thread's id.
-        """
-        return Agents({name: _build(registration, offered) for name, registration in self._registrations.items()})
-
-    def _add(self, registration: Registration) -> None:
+    def add(self, registration: Registration) -> None:
+        """Raises `ConfigurationError` for a name that is taken, naming who took it."""
         if not registration.name or not registration.name.isprintable() or len(registration.name) > 64:
             raise ConfigurationError(f"agent name {registration.name!r}: use 1 to 64 printable characters")
+        if not isinstance(registration.options, AgentOptions):
+            kind = type(registration.options).__name__
+            raise ConfigurationError(
+                f"agent {registration.name!r} ({registration.origin}): options are AgentOptions(...), not {kind}"
+            )
         if previous := self._registrations.get(registration.name):
             raise ConfigurationError(
                 f"agent {registration.name!r} is registered twice: by {previous.origin} and by {registration.origin}"
             )
         self._registrations[registration.name] = registration
+
+    def is_new(self, source: str) -> bool:
+        """Whether this source of agents is asked about for the first time: one process may load its agents twice."""
+        known = source in self._seen
+        self._seen.add(source)
+        return not known
+
+    def unregister_agent(self, name: str) -> None:
+        """Forget an agent; agents already built are not touched."""
+        self._registrations.pop(name, None)
+
+    def build(self, *, agent_tools: Mapping[str, Sequence[str]] | None = None, **offered: Any) -> "Agents":
+        """Build every agent. A factory gets those of the `offered` things (`llm`, ...) that it names as parameters.
+
+        With a `checkpointer` among them, every agent can also keep its state under a thread's id. `agent_tools` names
+        the tools of an agent instead of its own choice.
+        """
+        chosen = agent_tools or {}
+        if unknown := [name for name in chosen if name not in self._registrations]:
+            known = ", ".join(self._registrations)
+            raise ConfigurationError(f"AGENT_TOOLS: no agent is called {unknown[0]!r}; there are {known}")
+        return Agents({name: _build(one, offered, chosen.get(name)) for name, one in self._registrations.items()})
 
 
 class Agents:
@@ -151,26 +185,17 @@ class Agents:
 agent_registry = AgentRegistry()
 
 
-def load_graph_files(directory: Path = GRAPHS_DIRECTORY) -> None:
-    """Import every `graphs/*_graph.py`, which registers its agents. A file that fails stops the start, named."""
-    for path in sorted(directory.glob("*_graph.py")):
-        try:
-            importlib.import_module(f"graphs.{path.stem}")
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            # Whatever an agent's file raises must be reported with its name.
-            reason = f"{type(error).__name__}: {error}"
-            raise ConfigurationError(f"graphs/{path.name} cannot be imported: {reason}") from error
-
-
-def _build(registration: Registration, offered: Mapping[str, Any]) -> Agent:
+def _build(registration: Registration, offered: Mapping[str, Any], chosen: Sequence[str] | None) -> Agent:
     name, description, options = registration.name, registration.description, registration.options
     if registration.factory is None:
-        return Agent(name, description, None, registration.unavailable_reason, options)
+        return Agent(name, description, None, registration.unavailable_reason, options, origin=registration.origin)
     asked = _parameters(registration, registration.factory)
-    offered = {**offered, "tools": _tools(registration, offered.get("tools", ()))}
+    wanted = options.tools if chosen is None else chosen
+    tools = [tool for tool in offered.get("tools", ()) if wanted is None or tool.name in wanted]
+    offered = {**offered, "tools": tools}
     graph = _compiled(registration, _call(registration, registration.factory, offered))
+    if options.own_models:
+        graph = graph.with_config(callbacks=[OwnModels.of(graph)])
     saver = offered.get("checkpointer")
     return Agent(
         name,
@@ -181,14 +206,9 @@ def _build(registration: Registration, offered: Mapping[str, Any]) -> Agent:
         options,
         durable_graph=with_memory(graph, saver) if isinstance(saver, BaseCheckpointSaver) else None,
         uses_project="retrieve" in asked,
-        uses_tools="tools" in asked,
+        uses_tools="tools" in asked and bool(tools),
+        origin=registration.origin,
     )
-
-
-def _tools(registration: Registration, offered: Sequence[BaseTool]) -> list[BaseTool]:
-    """Those that the agent may use. One that is known but not configured is left out; see `services/tools`."""
-    wanted = registration.options.tools
-    return [tool for tool in offered if wanted is None or tool.name in wanted]
 
 
 def _parameters(registration: Registration, factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

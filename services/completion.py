@@ -5,10 +5,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from langgraph.errors import GraphRecursionError
 
@@ -24,13 +23,14 @@ from domain.errors import (
 )
 from domain.principals import Principal
 from domain.reports import Report
-from domain.runs import Failed, Finished, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
+from domain.runs import Failed, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
 from services.accounting.accountant import Accountant
-from services.accounting.metadata import record_calls
 from services.agent_registry import Agent, Agents
-from services.graph_run import GraphOutcome, as_langchain, run_graph
+from services.graph_run import as_langchain, run_graph
 from services.llm.message import rare_delta, text_of
 from services.llm.router import Request, Router
+from services.own_models import UNKNOWN
+from services.run import Run, finished_event, ledger_row
 from services.run_context import RunContext, TextBatch, current_run
 from services.threads import DATABASE_FAULTS, Lease, Threads, thread_database_down
 
@@ -52,20 +52,6 @@ class OpensProjects(Protocol):
     async def open_filter(
         self, principal: Principal, project_id: str, sources: Sequence[str]
     ) -> SearchFilter | None: ...
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one run needs until its row is written."""
-
-    id: UUID
-    request: RunRequest
-    context: RunContext
-    agent: Agent | None
-    created_at: datetime
-    started: float
-    lease: Lease | None = None
-    outcome: GraphOutcome = field(default_factory=GraphOutcome)
 
 
 class CompletionService:
@@ -110,10 +96,10 @@ class CompletionService:
         """
         agent = None if request.agent is None else self._agents.get_or_raise(request.agent)
         name = request.model if agent is None else agent.model_for(request.model)
-        model = self._router.plan(name, request.credentials).first
+        model = self._planned_model(name, request, agent)
         project = await self._project_of(request, agent)
-        context = _context(request, name, model.id, project)
-        run = _Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
+        context = _context(request, name, model, project)
+        run = Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
         run.lease = await self._take_thread(run)
         task = asyncio.create_task(self._execute(run), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
@@ -121,7 +107,7 @@ class CompletionService:
         self._going[task] = run.context
         recorded = False
         try:
-            yield Started(run.id, request.agent, model.id)
+            yield Started(run.id, request.agent, model)
             while items := await run.context.queue.drain():
                 for item in items:
                     yield Tokens(item.pieces, item.model) if isinstance(item, TextBatch) else item
@@ -132,7 +118,7 @@ class CompletionService:
             await self._release_thread(run, completed=error is None)
             if error:
                 yield Failed(error)
-            yield _finished(run, report, answered=error is None)
+            yield finished_event(run, report, answered=error is None)
         finally:
             del self._going[task]
             if not recorded:
@@ -141,6 +127,12 @@ class CompletionService:
                 finally:
                     self._record(run, "cancelled", None)
                     await self._release_thread(run, completed=False)
+
+    def _planned_model(self, name: str | None, request: RunRequest, agent: Agent | None) -> str:
+        """The id of the model that is to answer. Raises when none can serve; an agent may bring its own."""
+        if agent is not None and agent.options.own_models:
+            return UNKNOWN
+        return self._router.plan(name, request.credentials).first.id
 
     async def _project_of(self, request: RunRequest, agent: Agent | None) -> SearchFilter | None:
         """What the run may search. For an agent that reads no documents, and a model, a project is a label."""
@@ -157,7 +149,7 @@ class CompletionService:
             return None
         return await self._projects.open_filter(request.principal, request.project_id, request.sources)
 
-    async def _take_thread(self, run: _Run) -> Lease | None:
+    async def _take_thread(self, run: Run) -> Lease | None:
         request = run.request
         if request.thread_id is None:
             if request.resume is not None:
@@ -175,12 +167,12 @@ class CompletionService:
             resumes=request.resume is not None,
         )
 
-    async def _release_thread(self, run: _Run, *, completed: bool) -> None:
+    async def _release_thread(self, run: Run, *, completed: bool) -> None:
         lease, run.lease = run.lease, None
         if lease is not None and self._threads is not None:
             await self._threads.release(lease, completed=completed)
 
-    async def _execute(self, run: _Run) -> RouteurError | None:
+    async def _execute(self, run: Run) -> RouteurError | None:
         """Run the graph, or the model alone, to its end; what went wrong is returned: the report must follow it."""
         current_run.set(run.context)
         limit_s = self._limit_s(run.agent)
@@ -207,14 +199,14 @@ class CompletionService:
         own = None if agent is None else agent.options.timeout_s
         return self._run_timeout_s if own is None else min(own, self._run_timeout_s)
 
-    async def _ask_agent(self, run: _Run, agent: Agent) -> None:
+    async def _ask_agent(self, run: Run, agent: Agent) -> None:
         task = asyncio.current_task()
         if run.lease is not None and task is not None:
             run.lease.lose = lambda: _lose(run.context, task)
         max_messages = 0 if self._threads is None else self._threads.max_messages
         run.outcome = await run_graph(agent, run.request, run.context, run.lease, max_messages=max_messages)
 
-    async def _ask_model(self, run: _Run) -> None:
+    async def _ask_model(self, run: Run) -> None:
         """A model answers by itself: the same router and the same accounts, without a graph."""
         context = run.context
         asked = Request(
@@ -239,7 +231,7 @@ class CompletionService:
         # A model that only calls a tool says nothing, and has answered all the same.
         context.answering_model = asked.answering_model
 
-    def _record(self, run: _Run, status: RunStatus, error: RouteurError | None) -> Report:
+    def _record(self, run: Run, status: RunStatus, error: RouteurError | None) -> Report:
         context, request = run.context, run.request
         first = context.first_token_at
         report = self._accountant.report(
@@ -247,7 +239,7 @@ class CompletionService:
             latency_s=time.perf_counter() - run.started,
             time_to_first_token_s=None if first is None else first - run.started,
         )
-        self._ledger.record(_row(run, report, status, error))
+        self._ledger.record(ledger_row(run, report, status, error))
         logger.debug(
             "run finished",
             extra={"run_id": str(run.id), "request_id": request.request_id, "agent": request.agent, "status": status},
@@ -273,18 +265,18 @@ def _context(request: RunRequest, name: str | None, model: str, project: SearchF
     )
 
 
-def _whose_limit(run: _Run) -> str:
+def _whose_limit(run: Run) -> str:
     own = None if run.agent is None else run.agent.options.timeout_s
     return "RUN_TIMEOUT_S" if own is None else f"the limit of agent {run.request.agent!r}"
 
 
-def _status(run: _Run, error: RouteurError | None) -> RunStatus:
+def _status(run: Run, error: RouteurError | None) -> RunStatus:
     if error is not None:
         return "failed"
     return "interrupted" if run.outcome.interrupts else "succeeded"
 
 
-def _told(error: Exception, run: _Run) -> RouteurError:
+def _told(error: Exception, run: Run) -> RouteurError:
     """What a caller is told of a failure. Only the house's own errors are; the log has the rest."""
     request = run.request
     if isinstance(error, RouteurError):
@@ -314,7 +306,7 @@ def _leaves(group: ExceptionGroup[RouteurError]) -> Iterator[RouteurError]:
             yield error
 
 
-async def _outcome(task: asyncio.Task[RouteurError | None], run: _Run) -> RouteurError | None:
+async def _outcome(task: asyncio.Task[RouteurError | None], run: Run) -> RouteurError | None:
     """How the run ended. Nobody who waits here has cancelled it: the server has, or the agent itself."""
     await asyncio.wait({task})
     if not task.cancelled():
@@ -331,53 +323,3 @@ async def _cancel(task: asyncio.Task[RouteurError | None]) -> None:
     _, late = await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
     if late:
         logger.error("a cancelled run does not end", extra={"run": task.get_name()})
-
-
-def _finished(run: _Run, report: Report, *, answered: bool) -> Finished:
-    model = run.context.answering_model or run.context.model
-    count = _message_count(run.request, answered=answered)
-    # An agent that asks several times passes the same model over each time.
-    hops = tuple(dict.fromkeys(run.context.hops))
-    outcome = run.outcome
-    return Finished(
-        run.id,
-        report,
-        model,
-        count,
-        hops,
-        run.context.finish_reason,
-        outcome.sources,
-        outcome.interrupts,
-    )
-
-
-def _message_count(request: RunRequest, *, answered: bool) -> int:
-    return len(request.messages) + answered
-
-
-def _row(run: _Run, report: Report, status: RunStatus, error: RouteurError | None) -> RunRecord:
-    request, impact = run.request, report.impact
-    return RunRecord(
-        run_id=run.id,
-        created_at=run.created_at,
-        request_id=request.request_id,
-        subject=request.principal.subject,
-        project_id=request.project_id,
-        agent=request.agent,
-        requested_model=request.model,
-        model=run.context.answering_model or run.context.model,
-        stream=request.stream,
-        status=status,
-        error_code=error.code if error else None,
-        message_count=_message_count(request, answered=status in {"succeeded", "interrupted"}),
-        input_tokens=report.usage.input_tokens,
-        output_tokens=report.usage.output_tokens,
-        estimated=report.estimated,
-        latency_s=report.latency_s,
-        time_to_first_token_s=report.time_to_first_token_s,
-        cost_eur=report.price.total_eur,
-        energy_kwh=impact.energy.mean if impact.energy else None,
-        gwp_kgco2eq=impact.gwp.mean if impact.gwp else None,
-        wcf_liters=impact.wcf.mean if impact.wcf else None,
-        calls=record_calls(report),
-    )

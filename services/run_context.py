@@ -44,6 +44,13 @@ class RunQueue:
 
     async def put_text(self, model: str, pieces: list[str]) -> None:
         """Add pieces; waits while the reader is more than `MAX_WAITING_CHARS` behind."""
+        self.add_text(model, pieces)
+        if self._waiting > MAX_WAITING_CHARS:
+            self._room.clear()
+            await self._room.wait()
+
+    def add_text(self, model: str, pieces: list[str]) -> None:
+        """The same without waiting, for text that comes from a thread."""
         last = self._items[-1] if self._items else None
         if isinstance(last, TextBatch) and last.model == model:
             last.pieces.extend(pieces)
@@ -51,9 +58,6 @@ class RunQueue:
             self._items.append(TextBatch(model, list(pieces)))
         self._waiting += sum(map(len, pieces))
         self._news.set()
-        if self._waiting > MAX_WAITING_CHARS:
-            self._room.clear()
-            await self._room.wait()
 
     def put(self, event: Progress | ModelDelta) -> None:
         """Add a rare event."""
@@ -117,10 +121,22 @@ class RunContext:
 
     async def say(self, model: str, pieces: list[str]) -> None:
         """Send pieces of the answer to whoever reads the run."""
+        self._note_answer(model)
+        await self.queue.put_text(model, pieces)
+
+    def say_from_thread(self, model: str, pieces: list[str]) -> None:
+        """The same for a thread, which is not held up: the loop may be waiting for it."""
+
+        def say() -> None:
+            self._note_answer(model)
+            self.queue.add_text(model, pieces)
+
+        self.loop.call_soon_threadsafe(say)
+
+    def _note_answer(self, model: str) -> None:
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
         self.answering_model = model
-        await self.queue.put_text(model, pieces)
 
     async def call_for_thread(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         """Do the work that a node in a thread waits for, on the loop, until the run ends."""

@@ -41,6 +41,7 @@ class LiveServer:
     environment: dict[str, str]
     project: Path = ROOT
     port: int = 0
+    arguments: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
     _token: str | None = None
     _started: set[psutil.Process] = field(default_factory=set)
@@ -64,7 +65,7 @@ class LiveServer:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(self.project / "app.py"), "serve"],
+                [sys.executable, str(self.project / "app.py"), "serve", *self.arguments],
                 cwd=self.data_dir,  # Where no `.env` of a developer lies.
                 env=clean_environment(DATA_DIR=str(self.data_dir), PORT=str(self.port), **self.environment),
                 stdin=subprocess.DEVNULL,

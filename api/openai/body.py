@@ -70,6 +70,10 @@ A_NAME: tuple[Check, str] = (
     "a string of 1 to 200 characters",
 )
 A_FLAG: tuple[Check, str] = (lambda value: isinstance(value, bool), "true or false")
+SOME_NAMES: tuple[Check, str] = (
+    lambda value: isinstance(value, list) and all(isinstance(one, str) and 0 < len(one) <= 200 for one in value),
+    "a list of strings of 1 to 200 characters",
+)
 AN_OBJECT: tuple[Check, str] = (lambda value: isinstance(value, dict), "an object")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from api.completion import MAX_LABEL_CHARS, MAX_LABELS
 from api.deps import Services
-from api.openai.body import A_FLAG, A_NAME, A_TEXT, AN_OBJECT, a_number, a_whole_number, check_fields
+from api.openai.body import A_FLAG, A_NAME, A_TEXT, AN_OBJECT, SOME_NAMES, a_number, a_whole_number, check_fields
 from api.openai.messages import messages_of
 from api.openai.model_name import Target, target_of
 from api.openai.spark_headers import spark_credentials
@@ -103,6 +103,9 @@ CHECKS = {
     "logit_bias": AN_OBJECT,
     "parallel_tool_calls": A_FLAG,
     "user": A_TEXT,
+    "project_id": A_NAME,
+    "sources": SOME_NAMES,
+    "thread_id": A_NAME,
     "reasoning_effort": A_TEXT,
     "version": A_TEXT,
     "stop": (_is_stop, "a string or a list of strings"),
@@ -154,6 +157,7 @@ async def chat_request(
         run=RunRequest(
             agent=target.agent,
             messages=messages,
+            **_for_agents(body, target),
             principal=principal,
             request_id=request_id,
             model=target.model,
@@ -198,6 +202,20 @@ def _asks_spark(target: Target, services: Services) -> bool:
     if target.model is None:
         return False
     return any(model.provider in SPARK_PROVIDERS for model in services.router.catalogue.candidates(target.model))
+
+
+def _for_agents(body: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """Ours, beside OpenAI's: the documents an agent answers from, and the conversation the server keeps for it.
+
+    A model by itself has neither; what it does not know is passed over, as on all of this door.
+    """
+    if target.agent is None:
+        return {}
+    return {
+        "project_id": body.get("project_id"),
+        "sources": tuple(body.get("sources", ())),
+        "thread_id": body.get("thread_id"),
+    }
 
 
 def _check_capabilities(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from api.native_format import interrupt_of, source_of
 from domain.reports import Report
 from domain.runs import Finished, RunRequest
 from services.accounting.accountant import Accountant
@@ -62,6 +63,9 @@ class Consumption:
             "requested_model": self.request.model,
             "agent": self.request.agent,
             "fallbacks": _fallbacks(self.finished),
+            "sources": [source_of(passage) for end in self.finished for passage in end.sources],
+            "interrupt": interrupt_of(self.finished[0].interrupts),
+            "thread_id": self.request.thread_id,
             "run_id": str(self.finished[0].run_id),
             "run_ids": [str(end.run_id) for end in self.finished],
             "request_id": self.request.request_id,

@@ -118,6 +118,13 @@ CHAT_BODY: dict[str, Any] = {
                         "reasoning_effort": _TEXT,
                         "user": _TEXT,
                         "version": {**_TEXT, "description": "Spark: `v1.1`, `v2.1` or `v3.1`."},
+                        "project_id": {**_TEXT, "description": "Agents: the project whose documents they answer from."},
+                        "sources": {
+                            "type": ["array", "null"],
+                            "items": {"type": "string"},
+                            "description": "Agents: documents of the project to keep to; absent or []: all.",
+                        },
+                        "thread_id": {**_TEXT, "description": "Agents: a conversation that the server keeps."},
                     },
                 },
                 "examples": {

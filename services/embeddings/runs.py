@@ -33,6 +33,22 @@ class EmbeddingRun:
     report: Report
 
 
+@dataclass(slots=True, kw_only=True)
+class EmbeddingsDone:
+    """What a row of the ledger says of embeddings, besides what the accountant makes of their calls."""
+
+    request_id: str
+    subject: str
+    requested_model: str
+    model: str
+    texts: int
+    project_id: str | None = None
+    run_id: UUID = field(default_factory=uuid4)
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    latency_s: float = 0.0
+    calls: list[Call] = field(default_factory=list)
+
+
 class EmbeddingRuns:
     """Asks for embeddings, and leaves a row of it: also of what failed or was abandoned, once it has called."""
 
@@ -51,7 +67,14 @@ class EmbeddingRuns:
     async def run(self, request: EmbeddingRequest, *, principal: Principal, request_id: str) -> EmbeddingRun:
         """The vectors, their row already in the ledger."""
         model = self._embeddings.resolve(request.model).id
-        run = _Run(uuid4(), request, model, principal, request_id, datetime.now(UTC), time.perf_counter())
+        run = EmbeddingsDone(
+            request_id=request_id,
+            subject=principal.subject,
+            requested_model=request.model,
+            model=model,
+            texts=len(request.texts),
+        )
+        started = time.perf_counter()
         status: RunStatus = "cancelled"
         error_code: str | None = None
         try:
@@ -66,33 +89,34 @@ class EmbeddingRuns:
             status, error_code = "failed", error.code
             raise
         finally:
+            run.latency_s = time.perf_counter() - started
             # What was refused before any call has consumed nothing, and is no run.
             if status != "succeeded" and run.calls:
-                self._record(run, status, error_code)
-        return EmbeddingRun(run.id, answer, self._record(run, status, error_code))
+                self.record(run, status, error_code)
+        return EmbeddingRun(run.run_id, answer, self.record(run, status, error_code))
 
-    def _record(self, run: "_Run", status: RunStatus, error_code: str | None) -> Report:
-        latency_s = time.perf_counter() - run.started
-        report = self._accountant.report(run.calls, latency_s=latency_s, time_to_first_token_s=None)
+    def record(self, run: EmbeddingsDone, status: RunStatus = "succeeded", error_code: str | None = None) -> Report:
+        """Leave the row of embeddings that were asked for elsewhere: of a document's passages, of a search."""
+        report = self._accountant.report(run.calls, latency_s=run.latency_s, time_to_first_token_s=None)
         impact = report.impact
         self._ledger.record(
             RunRecord(
-                run_id=run.id,
+                run_id=run.run_id,
                 created_at=run.created_at,
                 request_id=run.request_id,
-                subject=run.principal.subject,
-                project_id=None,
+                subject=run.subject,
+                project_id=run.project_id,
                 agent=None,
-                requested_model=run.request.model,
+                requested_model=run.requested_model,
                 model=run.model,
                 stream=False,
                 status=status,
                 error_code=error_code,
-                message_count=len(run.request.texts),
+                message_count=run.texts,
                 input_tokens=report.usage.input_tokens,
                 output_tokens=report.usage.output_tokens,
                 estimated=report.estimated,
-                latency_s=latency_s,
+                latency_s=run.latency_s,
                 time_to_first_token_s=None,
                 cost_eur=report.price.total_eur,
                 energy_kwh=impact.energy.mean if impact.energy else None,
@@ -102,17 +126,3 @@ class EmbeddingRuns:
             )
         )
         return report
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one request needs until its row is written."""
-
-    id: UUID
-    request: EmbeddingRequest
-    model: str
-    principal: Principal
-    request_id: str
-    created_at: datetime
-    started: float
-    calls: list[Call] = field(default_factory=list)

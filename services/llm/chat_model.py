@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
 from langchain_core.globals import get_debug, get_llm_cache
@@ -32,6 +32,17 @@ from services.run_context import RunContext, current_run
 
 NOSTREAM_TAG = "nostream"
 """LangGraph's own tag for a call whose text is not part of the answer: `llm.with_config(tags=["nostream"])`."""
+
+REWRITE = "rewrite"
+"""`llm.ainvoke(messages, rewrite=...)`: what passes the answer's text on its way to the caller."""
+
+
+class Rewrite(Protocol):
+    """Sees the pieces of a text as they come, and gives those that go out; what it holds back comes by `end`."""
+
+    def feed(self, pieces: list[str]) -> list[str]: ...
+
+    def end(self) -> list[str]: ...
 
 
 class RouteurChatModel(BaseChatModel):
@@ -223,6 +234,11 @@ class RouteurChatModel(BaseChatModel):
         context = self.router.context_tokens(model)
         return trim_messages(messages, context_tokens=context, max_tokens=parameters.get("max_tokens"), model=model.id)
 
+    def supports(self, capability: Literal["vision", "tools", "json_schema", "temperature"]) -> bool:
+        """Whether the run's model can do this, by the catalogue."""
+        plan, _ = self._choice({})
+        return bool(getattr(plan.first.capabilities, capability))
+
     def _choice(self, bound: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
         """The models and the parameters of a call: what the node bound, over what the run asks for."""
         run = current_run.get()
@@ -244,6 +260,7 @@ class RouteurChatModel(BaseChatModel):
         plan, parameters = self._choice(bound)
         parameters.pop("stream", None)
         is_answer = not parameters.pop(NOSTREAM_TAG, False) and "response_format" not in parameters
+        rewrite: Rewrite | None = parameters.pop(REWRITE, None)
         run = current_run.get()
         request = Request(messages, parameters, stop)
         if run is not None:
@@ -251,21 +268,29 @@ class RouteurChatModel(BaseChatModel):
             request.on_call = run.calls.append
             request.on_hop = run.hops.append
         deltas = self.router.stream(plan, request)
-        return _said(deltas, run, request) if run and is_answer else deltas
+        return _said(deltas, run, request, rewrite) if run and is_answer else deltas
 
 
-async def _said(deltas: AsyncGenerator[Delta], run: RunContext, request: Request) -> AsyncGenerator[Delta]:
+async def _said(
+    deltas: AsyncGenerator[Delta], run: RunContext, request: Request, rewrite: Rewrite | None
+) -> AsyncGenerator[Delta]:
     """The same deltas; their text also goes straight to whoever reads the run."""
     sent: list[str] = []
     run.sent.append(sent)
     async with aclosing(deltas):
         async for delta in deltas:
-            if pieces := delta if isinstance(delta, list) else text_of(delta):
+            pieces = delta if isinstance(delta, list) else text_of(delta)
+            if pieces and rewrite is not None:
+                pieces = rewrite.feed(pieces)
+            if pieces:
                 sent += pieces
                 await run.say(request.answering_model, pieces)
             if not isinstance(delta, list) and delta.generation_info:
                 run.finish_reason = delta.generation_info.get("finish_reason") or run.finish_reason
             yield delta
+    if rewrite is not None and (pieces := rewrite.end()):
+        sent += pieces
+        await run.say(request.answering_model, pieces)
 
 
 def _hushed(kwargs: dict[str, Any], tags: Sequence[str] | None) -> dict[str, Any]:

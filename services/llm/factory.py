@@ -39,12 +39,11 @@ def create_local_runtime(catalogue: Catalogue, settings: Settings) -> LocalRunti
 
 
 def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, runtime: LocalRuntime | None) -> Router:
-    """The router over every provider the settings know; DEFAULT_MODEL must be in the catalogue."""
-    if settings.default_model is not None and not any(
-        model.type == "llm" for model in catalogue.candidates(settings.default_model)
-    ):
-        known = ", ".join(model.id for model in catalogue.models if model.type == "llm")
-        raise ConfigurationError(f"DEFAULT_MODEL={settings.default_model!r} is not in the catalogue: {known}")
+    """The router over every provider the settings know; DEFAULT_MODEL and SMALL_MODEL must be in the catalogue."""
+    for setting, name in (("DEFAULT_MODEL", settings.default_model), ("SMALL_MODEL", settings.small_model)):
+        if name is not None and not any(model.type == "llm" for model in catalogue.candidates(name)):
+            known = ", ".join(model.id for model in catalogue.models if model.type == "llm")
+            raise ConfigurationError(f"{setting}={name!r} is not in the catalogue: {known}")
     providers = {
         "openai": _keyed("openai", settings.openai_base_url, settings.openai_api_key, "OPENAI_API_KEY", settings, http),
         "mistral": _mistral(settings, http),

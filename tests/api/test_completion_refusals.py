@@ -30,8 +30,13 @@ async def test_an_unknown_model_is_named_with_the_known_ones(client: httpx.Async
     assert "gpt-4o" in message
 
 
-async def test_an_announced_agent_says_why_it_cannot_be_called(client: httpx.AsyncClient) -> None:
-    assert "V1" in await refused(client, 503, "agent_unavailable", agent="V1")
+async def test_an_agent_that_answers_from_a_project_needs_one(client: httpx.AsyncClient) -> None:
+    assert "project_id" in await refused(client, 400, "bad_request", agent="RAG")
+    assert "project_id" in await refused(client, 400, "bad_request", agent="V2", sources=["d1"])
+
+
+async def test_a_project_needs_the_database(client: httpx.AsyncClient) -> None:
+    await refused(client, 503, "database_unavailable", agent="RAG", project_id="p")
 
 
 @pytest.mark.parametrize("stream", [True, False])

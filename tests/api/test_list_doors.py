@@ -5,11 +5,14 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from xml.etree import ElementTree
 
 import httpx
 import pytest
 
+from api import lists
 from config.catalogue import load_catalogue
+from services.agent_registry import Agent, AgentOptions
 from tests.api_errors import check_error
 from tests.live_server import LiveServer, live_server, wait_until
 from tests.postgres_for_tests import folder
@@ -61,8 +64,28 @@ async def test_the_agents_are_listed_with_those_that_cannot_be_called(client: ht
     agents = {agent["name"]: agent for agent in content["agents"]}
     assert all(agent["type"] == name for name, agent in agents.items())
     assert (agents["V2"]["available"], agents["V2"]["unavailable_reason"]) == (True, None)
-    assert agents["V1"]["available"] is False
-    assert agents["V1"]["unavailable_reason"]
+    assert agents["V1"]["available"] is (agents["V1"]["unavailable_reason"] is None)
+
+
+async def test_an_agent_says_what_it_does_with_a_request(client: httpx.AsyncClient) -> None:
+    agents = {agent["name"]: agent for agent in (await client.get("/agents")).json()["agents"]}
+    for agent in agents.values():
+        assert agent["input"].keys() == {"project", "tools"}
+        assert agent["input"]["project"] in {"required", "optional", "none"}
+        assert agent["timeout_s"] <= 600
+    v2 = agents["V2"]
+    assert (v2["default_model"], v2["allowed_models"], v2["step_limit"]) == (None, None, 50)
+
+
+def test_what_an_agent_declares_is_listed() -> None:
+    options = AgentOptions(allowed_models=("gpt-4o", "gpt-4o-mini"), needs_project=True, timeout_s=30, step_limit=7)
+    agent = Agent("a", "d", None, "soon", options, uses_tools=True)
+    listed = lists._agent(agent, run_timeout_s=600)
+    assert listed["input"] == {"project": "required", "tools": True}
+    assert (listed["default_model"], listed["allowed_models"]) == ("gpt-4o", ["gpt-4o", "gpt-4o-mini"])
+    assert (listed["timeout_s"], listed["step_limit"]) == (30, 7)
+    assert lists._agent(Agent("a", "d", None, "soon", options), run_timeout_s=20)["timeout_s"] == 20
+    assert lists._agent(Agent("a", "d", None, "soon", uses_project=True), 20)["input"]["project"] == "optional"
 
 
 async def test_an_agents_graph_is_drawn_as_mermaid(client: httpx.AsyncClient) -> None:
@@ -73,11 +96,21 @@ async def test_an_agents_graph_is_drawn_as_mermaid(client: httpx.AsyncClient) ->
     assert "__start__" in answer.text
 
 
+async def test_an_agents_graph_is_drawn_as_svg_for_who_accepts_it(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/agents/V2/graph", headers={"Accept": "image/svg+xml"})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/svg+xml"
+    assert answer.headers["vary"] == "Accept"
+    assert answer.headers["content-security-policy"] == "default-src 'none'"
+    svg = ElementTree.fromstring(answer.text)  # noqa: S314 - our own server's
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    assert svg.findtext("{*}title") == "V2"
+
+
 async def test_a_drawing_that_cannot_be_made_says_why(client: httpx.AsyncClient) -> None:
     assert "V2" in check_error(await client.get("/agents/V9/graph"), 404, "not_found")
-    check_error(await client.get("/agents/V1/graph"), 503, "agent_unavailable")
-    svg = await client.get("/agents/V2/graph", headers={"Accept": "image/svg+xml"})
-    check_error(svg, 406, "not_acceptable")
+    pdf = await client.get("/agents/V2/graph", headers={"Accept": "application/pdf, image/svg+xml;q=0"})
+    assert "image/svg+xml" in check_error(pdf, 406, "not_acceptable")
 
 
 @pytest.mark.parametrize("path", ["/models", "/agents", "/agents/V2/graph", "/auth/verify"])

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from api.errors import install_error_answers
-from api.middleware import RequestBounds
+from api.middleware import BodyLimit, RequestBounds
 from domain.errors import Forbidden, RouteurError
 from tests.api_errors import check_error
 
@@ -16,7 +16,8 @@ from tests.api_errors import check_error
 def app() -> FastAPI:
     app = FastAPI()
     install_error_answers(app)
-    app.add_middleware(RequestBounds, max_body_bytes=1000)
+    limit = BodyLimit(1000, "MAX_BODY_BYTES")
+    app.add_middleware(RequestBounds, limit=limit, upload_limit=limit)
 
     @app.get("/bug")
     async def bug() -> None:

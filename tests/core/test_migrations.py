@@ -2,11 +2,15 @@
 
 import dataclasses
 import re
+from importlib import metadata
 from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, pool
 
 from core import migrations
 from core.database import Database
@@ -84,3 +88,66 @@ async def test_a_database_that_refuses_the_migration_is_down_and_says_so(tmp_pat
         assert await database.wait_ready(WAIT_S)
     finally:
         await database.close()
+
+
+def test_the_installed_procrastinate_is_the_one_whose_schema_is_laid_down() -> None:
+    """A new version may bring changes to its tables: they need a migration of ours, and this test that number."""
+    laid_down = ScriptDirectory(str(Path(migrations.__file__).parent)).get_revision("0003").module
+    assert metadata.version("procrastinate") == laid_down.PROCRASTINATE_VERSION
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (None, "the PostgreSQL of DATABASE_URL lacks pgvector: install it there (0.7 or newer)"),
+        ("0.6.2", "the pgvector of DATABASE_URL is 0.6.2: 0.7 or newer is needed"),
+    ],
+)
+async def test_a_postgresql_without_pgvector_is_told_from_others(
+    tmp_path: Path, database_url: str, found: str | None, reason: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        # What the migration asks is a view; another of its name before it on the path stands for another PostgreSQL.
+        connection.execute("CREATE SCHEMA other")
+        connection.execute("CREATE TABLE other.pg_available_extensions (name text, default_version text)")
+        if found is not None:
+            connection.execute("INSERT INTO other.pg_available_extensions VALUES ('vector', %s)", (found,))
+        name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+        connection.execute(f"ALTER DATABASE {name} SET search_path = other, pg_catalog, public")
+    database = Database(settings_for(tmp_path, database_url))
+    await database.open()
+    try:
+        assert not await database.wait_ready(2)
+        assert (database.state, database.reason) == ("down", reason)
+    finally:
+        await database.close()
+
+
+def test_going_back_and_forth_leaves_a_whole_schema(database_url: str) -> None:
+    migrate(database_url, 5)
+    before = objects_of(database_url)
+    downgrade(database_url, "0002")
+    assert not [name for name in objects_of(database_url) if "procrastinate" in name or "passages" in name]
+    migrate(database_url, 5)
+    assert objects_of(database_url) == before
+
+
+def objects_of(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        query = """
+            SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace UNION ALL
+            SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace UNION ALL
+            SELECT typname::text FROM pg_type WHERE typnamespace = 'public'::regnamespace
+        """
+        return sorted(name for (name,) in connection.execute(query).fetchall() if "vec" not in name)
+
+
+def downgrade(url: str, version: str) -> None:
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=pool.NullPool)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, version)
+        connection.commit()
+    engine.dispose()

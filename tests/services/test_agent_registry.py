@@ -1,19 +1,16 @@
-"""Agents: a file is enough; what is wrong with one stops the start and is named."""
+"""The registry: what is wrong with an agent stops the start and is named."""
 
 import functools
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.graph import END, START, MessagesState, StateGraph
 from typing_extensions import TypedDict
 
-import graphs
-import services.agent_registry as registry_module
 from domain.errors import AgentUnavailable, ConfigurationError, UnknownAgent
-from services.agent_registry import AgentRegistry, agent_registry, load_graph_files
+from services.agent_registry import AgentOptions, AgentRegistry
+from services.tools.calculator import create_calculator
+from services.tools.clock import create_clock
 
 LLM = object()
 
@@ -30,88 +27,6 @@ def create_echo_graph(llm: Any) -> StateGraph[Any]:
 @pytest.fixture
 def registry() -> AgentRegistry:
     return AgentRegistry()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: AgentRegistry) -> Iterator[Path]:
-    """A folder whose files are modules of `graphs`, and register where no other test looks."""
-    monkeypatch.setattr(graphs, "__path__", [str(tmp_path)])
-    monkeypatch.setattr(registry_module, "agent_registry", registry)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("graphs."):
-            del sys.modules[name]
-            vars(graphs).pop(name.removeprefix("graphs."), None)
-
-
-GRAPH_FILE = """
-from langgraph.graph import END, START, MessagesState, StateGraph
-
-from services.agent_registry import agent_registry
-
-
-def create_graph(llm):
-    graph = StateGraph(MessagesState)
-    graph.add_node("answer", lambda state: {})
-    graph.add_edge(START, "answer")
-    graph.add_edge("answer", END)
-    return graph
-
-
-agent_registry.register_agent("mine", create_graph, "What it is for")
-"""
-
-
-# A file is enough
-
-
-def test_a_file_in_the_folder_is_an_agent(folder, registry):
-    (folder / "mine_graph.py").write_text(GRAPH_FILE)
-    (folder / "notes.py").write_text("raise RuntimeError('not a graph file')")
-    load_graph_files(folder)
-    agent = registry.build(llm=LLM).get_or_raise("mine")
-    assert (agent.name, agent.description, agent.unavailable_reason) == ("mine", "What it is for", None)
-    assert agent.graph is not None
-
-
-def test_the_shipped_files_are_the_three_agents():
-    load_graph_files()
-    agents = agent_registry.build(llm=LLM)
-    assert {"RAG", "V1", "V2"} <= {agent.name for agent in agents.all()}
-    assert agents.get_or_raise("V2").graph_or_raise() is not None
-
-
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("import nothing_of_this_name", "ModuleNotFoundError"),
-        ("def oops(:", "SyntaxError"),
-        ("raise ValueError('at import')", "ValueError: at import"),
-    ],
-)
-def test_a_file_that_cannot_be_imported_stops_the_start_and_is_named(folder, content, told):
-    (folder / "broken_graph.py").write_text(content)
-    with pytest.raises(ConfigurationError, match=r"graphs/broken_graph\.py cannot be imported") as caught:
-        load_graph_files(folder)
-    assert told in str(caught.value)
-
-
-def test_two_files_with_one_name_are_both_named(folder):
-    (folder / "mine_graph.py").write_text(GRAPH_FILE)
-    (folder / "other_graph.py").write_text(GRAPH_FILE)
-    with pytest.raises(ConfigurationError, match=r"'mine' is registered twice: by .*/mine_graph\.py and by .*/other_"):
-        load_graph_files(folder)
-
-
-def test_a_name_that_was_announced_is_taken_and_the_file_that_announced_it_is_named(folder):
-    announcing = (
-        "from services.agent_registry import agent_registry\nagent_registry.announce_agent('mine', 'd', 'soon')"
-    )
-    (folder / "a_graph.py").write_text(announcing)
-    (folder / "mine_graph.py").write_text(GRAPH_FILE)
-    with pytest.raises(ConfigurationError, match=r"twice: by .*/a_graph\.py and by .*/mine_graph\.py"):
-        load_graph_files(folder)
 
 
 # Factories
@@ -236,3 +151,68 @@ def test_an_agent_that_is_forgotten_may_be_registered_again_and_what_was_built_s
     registry.register_agent("a", create_echo_graph, "second")
     assert built.get_or_raise("a").description == "first"
     assert registry.build(llm=LLM).get_or_raise("a").description == "second"
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"step_limits": 3}, "step_limits"),
+        ({"tools": "calculator"}, "tools is a tuple"),
+        ({"allowed_models": "gpt-4o"}, "allowed_models is a tuple"),
+        ({"allowed_models": ()}, "names no model"),
+        ({"allowed_models": ("a", "b"), "default_model": "c"}, "'c' is not among"),
+        ({"step_limit": 0}, "more than 0"),
+        ({"timeout_s": 0}, "more than 0"),
+    ],
+)
+def test_options_that_do_not_hold_are_errors(options, told):
+    with pytest.raises((TypeError, ValueError), match=told):
+        AgentOptions(**options)
+
+
+def test_options_of_another_kind_are_refused_by_name(registry):
+    with pytest.raises(ConfigurationError, match=r"agent 'a' .*AgentOptions\(\.\.\.\), not dict"):
+        registry.register_agent("a", create_echo_graph, "d", {"timeout_s": 3})
+
+
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [
+        (AgentOptions(), None),
+        (AgentOptions(default_model="a"), "a"),
+        (AgentOptions(allowed_models=("b", "a")), "b"),
+        (AgentOptions(allowed_models=("b", "a"), default_model="a"), "a"),
+    ],
+)
+def test_the_usual_model_is_the_default_or_the_first_allowed(options, model):
+    assert options.usual_model == model
+
+
+def test_a_built_agent_says_where_it_comes_from_and_what_it_uses(registry):
+    registry.register_agent("a", lambda llm, retrieve, tools: create_echo_graph(llm), "d")
+    registry.announce_agent("b", "d", "soon")
+    agents = registry.build(llm=LLM, retrieve=None, tools=[create_calculator()])
+    a, b = agents.get_or_raise("a"), agents.get_or_raise("b")
+    assert (a.origin, a.uses_project, a.uses_tools) == ("services/test_agent_registry.py", True, True)
+    assert (b.origin, b.uses_project, b.uses_tools) == ("services/test_agent_registry.py", False, False)
+
+
+def test_an_agent_is_given_the_tools_it_names_unless_the_operator_names_others(registry):
+    given = {}
+
+    def factory(llm, tools):
+        given["names"] = [tool.name for tool in tools]
+        return create_echo_graph(llm)
+
+    registry.register_agent("a", factory, "d", AgentOptions(tools=("clock", "web_search")))
+    tools = [create_calculator(), create_clock("UTC")]
+    assert registry.build(llm=LLM, tools=tools).get_or_raise("a").uses_tools
+    assert given["names"] == ["clock"]
+    registry.build(llm=LLM, tools=tools, agent_tools={"a": ("calculator",)})
+    assert given["names"] == ["calculator"]
+    assert not registry.build(llm=LLM, tools=tools, agent_tools={"a": ()}).get_or_raise("a").uses_tools
+    with pytest.raises(ConfigurationError, match="AGENT_TOOLS: no agent is called 'b'"):
+        registry.build(llm=LLM, tools=tools, agent_tools={"b": ()})

@@ -8,7 +8,8 @@ import pytest
 
 from tests.live_server import LiveServer, live_server
 from tests.openai_wire import JSON, check_openai_error, hello
-from tests.scripted_provider import ScriptedProvider, Status
+from tests.provider_thread import play
+from tests.scripted_provider import ScriptedProvider, Status, finish, say
 
 BODY_LIMIT = 200_000
 CHAT = "/v1/chat/completions"
@@ -107,10 +108,20 @@ async def test_a_model_without_its_key_says_which_setting_and_is_not_worth_retry
     assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_an_agent_that_is_only_announced_says_so(client: httpx.AsyncClient) -> None:
-    answer = await client.post(CHAT, json=hello("RAG", stream=True))
-    assert "'RAG'" in check_openai_error(answer, 503, "agent_unavailable")
-    assert answer.headers["x-should-retry"] == "false"
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_agent_that_answers_from_a_project_needs_one(client: httpx.AsyncClient, stream: bool) -> None:
+    answer = await client.post(CHAT, json=hello("RAG", stream=stream))
+    assert "project_id" in check_openai_error(answer, 400, "bad_request")
+
+
+async def test_what_is_for_agents_is_passed_over_where_a_model_answers(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("Oui"), *finish()])
+    fields = {"project_id": "p", "sources": ["d"], "thread_id": "t"}
+    answer = await client.post(CHAT, json=hello("gpt-4o", **fields))
+    assert answer.json()["choices"][0]["message"]["content"] == "Oui"
+    assert not fields.keys() & provider.requests[0].keys()
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b'{"model": "\\ud83d"}', b"[1]", b'"text"', b"\xff"])

@@ -14,7 +14,9 @@ async def test_models_routes_and_agents_are_listed_once_each(client: httpx.Async
     ids = [model["id"] for model in content["data"]]
     assert len(ids) == len(set(ids))
     catalogue = load_catalogue()
-    assert {*(m.id for m in catalogue.models), *(r.name for r in catalogue.routes), "V1", "V2", "RAG"} == set(ids)
+    assert {*(m.id for m in catalogue.models), *(r.name for r in catalogue.routes), "V1", "V2", "RAG", "TOOLS"} == set(
+        ids
+    )
     for model in content["data"]:
         assert set(model) - {"candidates"} == FIELDS
         assert model["object"] == "model"

@@ -1,0 +1,214 @@
+"""The documents of a project: taken in, listed, looked at, deleted. Only their owner sees that they exist."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow
+
+from core.database import Database
+from core.jobs import Jobs
+from domain.documents import Document
+from domain.errors import NotFound
+from domain.principals import Principal
+from services.embeddings.runs import EmbeddingRuns, EmbeddingsDone
+from services.embeddings.service import EmbeddingService
+from services.embeddings.totals import as_calls
+from services.rag.ingest import JOB
+from services.rag.projects import check_allowed, check_project_id, claim_project, is_project_id, no_such_project
+from services.rag.uploads import Upload
+
+logger = logging.getLogger("routeur.documents")
+
+CHUNK_BYTES = 1_048_576
+"""A document's bytes are stored in pieces of this size: none is ever in memory whole."""
+
+_FIELDS = ", ".join(f"documents.{field.name}" for field in fields(Document))
+_OWN = """
+    documents JOIN projects USING (project_id)
+    WHERE documents.project_id = %(project)s AND owner = %(subject)s
+"""
+_SAME_BYTES = f"""
+    SELECT {_FIELDS}, queue_job FROM documents WHERE project_id = %(project)s AND sha256 = %(sha256)s FOR UPDATE
+"""  # noqa: S608 - constants of ours
+_ADD = f"""
+    INSERT INTO documents (document_id, project_id, job_id, request_id, title, media_type, size_bytes, sha256)
+    VALUES (%(document)s, %(project)s, %(job)s, %(request_id)s, %(title)s, %(media_type)s, %(size)s, %(sha256)s)
+    ON CONFLICT (project_id, sha256) DO NOTHING RETURNING {_FIELDS}
+"""  # noqa: S608 - constants of ours
+_TRY_AGAIN = f"""
+    UPDATE documents SET job_id = %(job)s, request_id = %(request_id)s, title = %(title)s,
+        media_type = %(media_type)s, status = 'queued', progress_percent = 0, pages = NULL, passages = 0, error = NULL,
+        attempts = 0, usage = '[]', finished_at = NULL, claim = NULL
+    WHERE document_id = %(document)s RETURNING {_FIELDS}
+"""  # noqa: S608 - constants of ours
+_COUNT = """
+    SELECT count(documents.document_id) AS total FROM projects LEFT JOIN documents USING (project_id)
+    WHERE project_id = %(project)s AND owner = %(subject)s GROUP BY project_id
+"""
+_LIST = f"""
+    SELECT {_FIELDS} FROM {_OWN} ORDER BY documents.created_at, document_id LIMIT %(limit)s OFFSET %(offset)s
+"""  # noqa: S608 - constants of ours
+_GET = f"SELECT {_FIELDS} FROM {_OWN} AND document_id = %(document)s"  # noqa: S608 - constants of ours
+_GET_TO_DELETE = f"""
+    SELECT {_FIELDS}, queue_job, request_id, usage, embedding_model FROM {_OWN} AND document_id = %(document)s
+    FOR UPDATE OF documents
+"""  # noqa: S608 - constants of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of an upload; `is_new` says whether it gives work to do."""
+
+    document: Document
+    is_new: bool
+
+
+class Documents:
+    """An upload is stored with its job in one transaction: there is no document without somebody to work on it."""
+
+    def __init__(
+        self, database: Database, jobs: Jobs, embeddings: EmbeddingService, runs: EmbeddingRuns, *, embedding_model: str
+    ) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._embeddings = embeddings
+        self._runs = runs
+        self._embedding_model = embedding_model
+
+    async def add(self, upload: Upload, principal: Principal, project_id: str, request_id: str) -> Accepted:
+        """Store an upload and queue the work on it. The same bytes are recognised; of a failure, tried again.
+
+        Raises `NotFound` when the project is somebody else's, `ModelUnavailable` when nothing can embed for it.
+        """
+        check_project_id(project_id)
+        asked = {
+            "project": project_id,
+            "document": uuid4(),
+            "job": uuid4(),
+            "request_id": request_id,
+            "title": upload.title,
+            "media_type": upload.media_type,
+            "size": upload.size_bytes,
+            "sha256": upload.sha256,
+        }
+        async with self._database.connection() as connection, connection.transaction():
+            self._embeddings.resolve(await claim_project(connection, principal, project_id, self._choose_model))
+            known = await _one(connection, _SAME_BYTES, asked)
+            if known is not None and known["status"] != "failed":
+                return Accepted(_document(known), is_new=False)
+            if known is not None:
+                row = await _one(connection, _TRY_AGAIN, {**asked, "document": known["document_id"]})
+            else:
+                row = await _one(connection, _ADD, asked)
+            if row is None:
+                # The same bytes were stored a moment ago by another request, which we have waited for.
+                return Accepted(_document(await _one_or_raise(connection, _SAME_BYTES, asked)), is_new=False)
+            await self._store(connection, row, upload)
+        return Accepted(_document(row), is_new=True)
+
+    def _choose_model(self) -> str:
+        """For a project that begins: from then on, whatever the setting says later."""
+        return self._embeddings.resolve(self._embedding_model).id
+
+    async def _store(self, connection: AsyncConnection[DictRow], row: DictRow, upload: Upload) -> None:
+        document_id, job_id = row["document_id"], row["job_id"]
+        await asyncio.to_thread(upload.file.seek, 0)
+        ordinal = 0
+        while content := await asyncio.to_thread(upload.file.read, CHUNK_BYTES):
+            await connection.execute(
+                "INSERT INTO document_files (document_id, ordinal, content) VALUES (%s, %s, %b)",
+                (document_id, ordinal, content),
+            )
+            ordinal += 1
+        job = await self._jobs.defer(connection, JOB, document_id=str(document_id), job_id=str(job_id))
+        await connection.execute("UPDATE documents SET queue_job = %s WHERE document_id = %s", (job, document_id))
+
+    async def find(
+        self, principal: Principal, project_id: str, *, limit: int, offset: int
+    ) -> tuple[list[Document], int]:
+        """A page of the project's documents, the oldest first, and how many there are. Raises `NotFound`."""
+        asked = {**_of(principal, project_id), "limit": limit, "offset": offset}
+        async with self._database.connection() as connection:
+            counted = await _one(connection, _COUNT, asked)
+            if counted is None:
+                raise no_such_project(project_id)
+            rows = await (await connection.execute(_LIST, asked)).fetchall()
+        return [_document(row) for row in rows], int(counted["total"])
+
+    async def get_or_raise(self, principal: Principal, project_id: str, document_id: str) -> Document:
+        """Raises `NotFound`."""
+        asked = {**_of(principal, project_id), "document": _uuid(document_id, project_id)}
+        async with self._database.connection() as connection:
+            row = await _one(connection, _GET, asked)
+        if row is None:
+            raise _no_such_document(document_id, project_id)
+        return _document(row)
+
+    async def delete(self, principal: Principal, project_id: str, document_id: str) -> None:
+        """Remove it with its passages, its bytes and its job; work going on stops. Raises `NotFound`."""
+        asked = {**_of(principal, project_id), "document": _uuid(document_id, project_id)}
+        async with self._database.connection() as connection, connection.transaction():
+            row = await _one(connection, _GET_TO_DELETE, asked)
+            if row is None:
+                raise _no_such_document(document_id, project_id)
+            if row["queue_job"] is not None:
+                await self._jobs.remove(connection, row["queue_job"])
+            await connection.execute(
+                "DELETE FROM documents WHERE project_id = %(project)s AND document_id = %(document)s", asked
+            )
+        if row["status"] in {"queued", "running"} and row["usage"]:
+            self._record(principal, row)
+
+    def _record(self, principal: Principal, row: Mapping[str, Any]) -> None:
+        """What was consumed for a document that is deleted before it was done."""
+        calls = as_calls(row["usage"])
+        run = EmbeddingsDone(
+            run_id=row["job_id"],
+            request_id=row["request_id"],
+            subject=principal.subject,
+            project_id=row["project_id"],
+            requested_model=row["embedding_model"],
+            model=row["embedding_model"],
+            texts=row["passages"],
+            latency_s=sum(call.latency_s for call in calls),
+            calls=calls,
+        )
+        self._runs.record(run, "cancelled")
+
+
+def _of(principal: Principal, project_id: str) -> dict[str, str]:
+    check_allowed(principal, project_id)
+    if not is_project_id(project_id):
+        raise no_such_project(project_id)
+    return {"project": project_id, "subject": principal.subject}
+
+
+def _uuid(document_id: str, project_id: str) -> UUID:
+    try:
+        return UUID(document_id)
+    except ValueError as error:
+        raise _no_such_document(document_id, project_id) from error
+
+
+def _no_such_document(document_id: str, project_id: str) -> NotFound:
+    return NotFound(f"no document {document_id[:60]!r} in project {project_id!r}")
+
+
+async def _one(connection: AsyncConnection[DictRow], query: Any, values: Mapping[str, Any]) -> DictRow | None:
+    return await (await connection.execute(query, values)).fetchone()
+
+
+async def _one_or_raise(connection: AsyncConnection[DictRow], query: Any, values: Mapping[str, Any]) -> DictRow:
+    row = await _one(connection, query, values)
+    if row is None:
+        raise NotFound("the document was deleted at this moment; send it again")
+    return row
+
+
+def _document(row: Mapping[str, Any]) -> Document:
+    return Document(**{field.name: row[field.name] for field in fields(Document)})

@@ -1,0 +1,228 @@
+"""A document's way from its bytes to passages that can be found: read, embed, store, a batch at a time.
+
+It may be cut off at any moment and begun again elsewhere: what is stored stays, and the next attempt goes on after it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from core.jobs import RetryLater
+from domain.documents import PassageDraft
+from domain.errors import (
+    DatabaseUnavailable,
+    ModelUnavailable,
+    ProviderError,
+    RouteurError,
+    RunTimeout,
+    ShuttingDown,
+    StorageFull,
+)
+from domain.runs import RunStatus
+from domain.usage import Call
+from services.embeddings.runs import EmbeddingRuns, EmbeddingsDone
+from services.embeddings.service import EmbeddingRequest, EmbeddingService
+from services.embeddings.totals import add_calls, as_calls
+from services.rag.extraction.extractor import ExtractedPart, ExtractionLimits, UnreadableDocument
+from services.rag.ingest_store import Embedded, IngestStore, Taken, TakenAway, words_of
+from services.rag.search_text import storable
+
+logger = logging.getLogger("routeur.documents")
+
+JOB = "ingest_document"
+BATCH = 8
+"""Passages embedded and stored at once: on this machine 60 ms of work, for which a question waits at most."""
+MAX_ATTEMPTS = 10
+"""Without any progress between them. With the waits below, an outage of half an hour is survived."""
+FIRST_WAIT_S = 5.0
+LONGEST_WAIT_S = 600.0
+ALMOST = 99.0
+LEFT_S = 86_400.0
+"""No attempt lasts for a day."""
+
+Extract = Callable[[Path, str, ExtractionLimits], AsyncGenerator[ExtractedPart]]
+
+_MAY_PASS = (DatabaseUnavailable, ModelUnavailable, RunTimeout, ShuttingDown, StorageFull)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one attempt has under way. `calls` are those whose passages are not stored yet."""
+
+    taken: Taken
+    usage: list[dict[str, object]]
+    calls: list[Call] = field(default_factory=list)
+    batch: list[PassageDraft] = field(default_factory=list)
+    stored: int = 0
+    pages: int | None = None
+
+
+def remove_left_files(directory: Path, older_than_s: float = LEFT_S) -> None:
+    """What processes that were killed left behind. Blocks: call it from a thread."""
+    for path in directory.glob("*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - older_than_s:
+                path.unlink()
+
+
+class Ingest:
+    """Does the jobs named `ingest_document`."""
+
+    def __init__(
+        self,
+        store: IngestStore,
+        embeddings: EmbeddingService,
+        runs: EmbeddingRuns,
+        *,
+        extract: Extract,
+        limits: ExtractionLimits,
+        directory: Path,
+    ) -> None:
+        self._store = store
+        self._embeddings = embeddings
+        self._runs = runs
+        self._extract = extract
+        self._limits = limits
+        self._directory = directory
+
+    async def perform(self, document_id: str, job_id: str) -> None:
+        """Raises `RetryLater` when what hinders it may pass."""
+        taken = await self._store.take(UUID(document_id), UUID(job_id))
+        if taken is None:
+            return
+        attempt = _Attempt(taken, add_calls(taken.usage, ()))
+        status: RunStatus = "cancelled"
+        try:
+            await self._attempt(attempt)
+            status = "succeeded"
+        except TakenAway:
+            logger.info("a document was taken away", extra={"document_id": document_id})
+        except UnreadableDocument as error:
+            status = "failed"
+            await self._fail(attempt, error.reason, "unreadable_document")
+        except (RouteurError, OSError) as error:
+            status = "failed"
+            await self._hindered(attempt, error)
+        finally:
+            # Also reached when the server stops: what was consumed is still counted.
+            self._record_unstored(attempt, status)
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        taken = attempt.taken
+        if taken.attempts > MAX_ATTEMPTS:
+            raise UnreadableDocument(
+                f"it was tried {MAX_ATTEMPTS} times in vain: {taken.error or 'each ended abruptly'}"
+            )
+        async with _file(self._directory, taken) as path:
+            await self._store.write_file(taken.document_id, path)
+            async with aclosing(self._extract(path, taken.title, self._limits)) as parts:
+                async for part in parts:
+                    await self._take_in(attempt, part)
+        if attempt.batch:
+            await self._flush(attempt, ALMOST)
+        if taken.next_ordinal + attempt.stored == 0:
+            raise UnreadableDocument("no text was found in it")
+        # Before the end is written: should this process die between the two, the next attempt's row is this same one.
+        self._record(attempt, "succeeded", None)
+        await self._store.succeed(taken)
+
+    async def _take_in(self, attempt: _Attempt, part: ExtractedPart) -> None:
+        attempt.pages = part.pages_total or attempt.pages
+        for passage in part.passages:
+            if passage.ordinal < attempt.taken.next_ordinal or not passage.text.strip():
+                continue
+            attempt.batch.append(passage)
+            if len(attempt.batch) == BATCH:
+                await self._flush(attempt, _percent(part, passage, attempt.taken))
+
+    async def _flush(self, attempt: _Attempt, percent: float) -> None:
+        """Embed and store what waits."""
+        batch, attempt.batch = attempt.batch, []
+        texts = tuple(storable(words_of(passage)) for passage in batch)
+        request = EmbeddingRequest(attempt.taken.embedding_model, texts)
+        vectors = (await self._embeddings.embed(request, attempt.calls.append)).vectors
+        embedded = [Embedded(passage, vector) for passage, vector in zip(batch, vectors, strict=True)]
+        usage = add_calls(attempt.usage, attempt.calls)
+        await self._store.add(attempt.taken, embedded, percent=percent, pages=attempt.pages, usage=usage)
+        attempt.usage, attempt.calls = usage, []
+        attempt.stored += len(batch)
+
+    async def _hindered(self, attempt: _Attempt, error: RouteurError | OSError) -> None:
+        taken = attempt.taken
+        reason = error.message if isinstance(error, RouteurError) else f"this machine: {error.strerror or error}"
+        if not _may_pass(error):
+            await self._fail(attempt, reason, error.code if isinstance(error, RouteurError) else None)
+            return
+        # The attempts before this one brought nothing: with progress, the count begins anew.
+        tries = 1 if attempt.stored else taken.attempts
+        if tries >= MAX_ATTEMPTS:
+            await self._fail(attempt, f"it was tried {tries} times in vain: {reason}", None)
+            return
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1))
+        logger.warning("a document has to wait", extra={"reason": reason, "wait_s": wait_s})
+        if not isinstance(error, DatabaseUnavailable):
+            with contextlib.suppress(TakenAway):
+                await self._store.postpone(taken, reason)
+        raise RetryLater(wait_s) from error
+
+    async def _fail(self, attempt: _Attempt, reason: str, error_code: str | None) -> None:
+        logger.info("a document cannot be taken in", extra={"reason": reason})
+        self._record(attempt, "failed", error_code)
+        with contextlib.suppress(TakenAway):
+            await self._store.fail(attempt.taken, reason)
+
+    def _record(self, attempt: _Attempt, status: RunStatus, error_code: str | None) -> None:
+        """The document's row in the ledger, under the job's id: however often it is written, it stays one."""
+        if not attempt.usage:
+            return
+        taken = attempt.taken
+        calls = as_calls(attempt.usage)
+        run = _row(taken, calls, texts=taken.next_ordinal + attempt.stored)
+        run.run_id = taken.job_id
+        self._runs.record(run, status, error_code)
+
+    def _record_unstored(self, attempt: _Attempt, status: RunStatus) -> None:
+        """Calls that brought nothing which was kept: a row of their own, for they are in no document's account."""
+        if attempt.calls:
+            self._runs.record(_row(attempt.taken, attempt.calls, texts=0), status)
+
+
+def _row(taken: Taken, calls: list[Call], *, texts: int) -> EmbeddingsDone:
+    return EmbeddingsDone(
+        request_id=taken.request_id,
+        subject=taken.owner,
+        project_id=taken.project_id,
+        requested_model=taken.embedding_model,
+        model=taken.embedding_model,
+        texts=texts,
+        latency_s=sum(call.latency_s for call in calls),
+        calls=calls,
+    )
+
+
+def _may_pass(error: RouteurError | OSError) -> bool:
+    return error.retryable if isinstance(error, ProviderError) else isinstance(error, (*_MAY_PASS, OSError))
+
+
+def _percent(part: ExtractedPart, passage: PassageDraft, taken: Taken) -> float:
+    """How much is done; where there are no pages, guessed by the characters that a file of this size would have."""
+    if part.pages_total:
+        return min(ALMOST, 100 * (passage.page or part.pages_done or 0) / part.pages_total)
+    return min(ALMOST, 100 * passage.end_char / max(taken.size_bytes, 1))
+
+
+@contextlib.asynccontextmanager
+async def _file(directory: Path, taken: Taken) -> AsyncGenerator[Path]:
+    """Where this attempt's copy of the bytes lies. `remove_left_files` takes those of killed processes."""
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    path = directory / f"{taken.document_id}-{taken.claim}"
+    try:
+        yield path
+    finally:
+        await asyncio.to_thread(path.unlink, missing_ok=True)

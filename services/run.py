@@ -1,0 +1,80 @@
+"""A run while it goes on, and what is left of it: its last event, and its row in the ledger."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from domain.errors import RouteurError
+from domain.reports import Report
+from domain.runs import Finished, RunRecord, RunRequest, RunStatus
+from services.accounting.metadata import record_calls
+from services.agent_registry import Agent
+from services.graph_run import GraphOutcome
+from services.run_context import RunContext
+from services.threads import Lease
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run needs until its row is written."""
+
+    id: UUID
+    request: RunRequest
+    context: RunContext
+    agent: Agent | None
+    created_at: datetime
+    started: float
+    lease: Lease | None = None
+    outcome: GraphOutcome = field(default_factory=GraphOutcome)
+
+
+def finished_event(run: Run, report: Report, *, answered: bool) -> Finished:
+    """The last event: who answered, from what, and what it consumed."""
+    model = run.context.answering_model or run.context.model
+    count = _message_count(run.request, answered=answered)
+    # An agent that asks several times passes the same model over each time.
+    hops = tuple(dict.fromkeys(run.context.hops))
+    outcome = run.outcome
+    return Finished(
+        run.id,
+        report,
+        model,
+        count,
+        hops,
+        run.context.finish_reason,
+        outcome.sources,
+        outcome.interrupts,
+    )
+
+
+def _message_count(request: RunRequest, *, answered: bool) -> int:
+    return len(request.messages) + answered
+
+
+def ledger_row(run: Run, report: Report, status: RunStatus, error: RouteurError | None) -> RunRecord:
+    """The row, with nothing of what was said."""
+    request, impact = run.request, report.impact
+    return RunRecord(
+        run_id=run.id,
+        created_at=run.created_at,
+        request_id=request.request_id,
+        subject=request.principal.subject,
+        project_id=request.project_id,
+        agent=request.agent,
+        requested_model=request.model,
+        model=run.context.answering_model or run.context.model,
+        stream=request.stream,
+        status=status,
+        error_code=error.code if error else None,
+        message_count=_message_count(request, answered=status in {"succeeded", "interrupted"}),
+        input_tokens=report.usage.input_tokens,
+        output_tokens=report.usage.output_tokens,
+        estimated=report.estimated,
+        latency_s=report.latency_s,
+        time_to_first_token_s=report.time_to_first_token_s,
+        cost_eur=report.price.total_eur,
+        energy_kwh=impact.energy.mean if impact.energy else None,
+        gwp_kgco2eq=impact.gwp.mean if impact.gwp else None,
+        wcf_liters=impact.wcf.mean if impact.wcf else None,
+        calls=record_calls(report),
+    )
