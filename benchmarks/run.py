@@ -17,6 +17,7 @@ from benchmarks.gateway import compare_gateway, measure_gateway
 from benchmarks.litellm_peer import litellm_proxy
 from benchmarks.measuring import LOAD_CORE, SERVER_CORE, TOKENS, Row, running_server
 from benchmarks.processes import free_port, rss_mb, running, wait_for_port
+from benchmarks.recall import measure_recall
 from benchmarks.spine import measure_local_start, measure_spine
 from benchmarks.threads import measure_threads
 
@@ -30,6 +31,7 @@ def main() -> None:
         rows = [*_measure(Path(folder)), *measure_threads(Path(folder)), *measure_local_start(Path(folder))]
         psutil.Process().cpu_affinity([])  # All cores again: documents are measured as a server has them.
         rows += measure_documents(Path(folder))
+        rows += measure_recall(Path(folder) / "recall")
     print("\n".join(row.text() for row in rows))
 
 

@@ -66,7 +66,7 @@ _TAKE_OVER = f"""
             AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
             AND worker.last_heartbeat > now() - interval '{STALLED_S} seconds'
     )
-"""  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
 
 
 class RetryLater(Exception):

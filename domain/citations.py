@@ -15,8 +15,9 @@ UNFINISHED = re.compile(rf"(?:`+|{SPACE}(?:[\[【]{INSIDE}*[\]】]?)?)\Z")
 FENCE_TICKS = 3
 """From so many on, code may have several lines."""
 OPENED = re.compile(rf"[\[【]{INSIDE}*\Z")
-NUMBER = re.compile(r"0*([0-9]+)")
-RANGE = re.compile(r"0*([0-9]+)\s*[–-]\s*0*([0-9]+)")
+LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+NUMBER = re.compile(r"[0-9]+")
+RANGE = re.compile(r"([0-9]+)\s*[–-]\s*([0-9]+)")
 LONG_NUMBER = re.compile(r"[1-9][0-9]{2}")
 """From 100 on, numbers in brackets are the text's own: a year, an article."""
 
@@ -128,10 +129,10 @@ def supporting(text: str, passages: Sequence[Passage]) -> list[int]:
 
 def _numbers(raw: str) -> list[int]:
     numbers: list[int] = []
-    for part in re.split(r"[,;]", raw):
+    for part in re.split(r"[,;]", LEADING_ZEROS.sub("", raw)):
         if between := RANGE.search(part):
             numbers += range(int(between.group(1)), int(between.group(2)) + 1)
-        numbers += map(int, NUMBER.findall(part))  # Python reads no number of some thousand zeros.
+        numbers += map(int, NUMBER.findall(part))
     return numbers
 
 

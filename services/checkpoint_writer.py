@@ -40,8 +40,8 @@ _WRITES = """
         %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::int[], %b::text[], %b::text[], %b::bytea[])
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
 """
-_KEEP_WRITES = _WRITES + "DO NOTHING"
-_REPLACE_WRITES = _WRITES + "DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob"
+_KEEP_WRITES = f"{_WRITES} DO NOTHING"
+_REPLACE_WRITES = f"{_WRITES} DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob"
 
 
 @dataclass(slots=True)

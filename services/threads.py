@@ -42,11 +42,11 @@ _TAKE = f"""
             AND threads.waits = %(resumes)s
             AND (threads.run_id IS NULL OR threads.leased_until < now())
     RETURNING turns, messages
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608  # nosec B608 - a constant of ours
 _RENEW = f"""
     UPDATE threads SET leased_until = now() + interval '{LEASE_S} seconds'
     WHERE run_id = ANY(%s) RETURNING run_id
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608  # nosec B608 - a constant of ours
 _RELEASE = """
     UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, waits = %s,
         messages = %s
@@ -59,11 +59,11 @@ _FIELDS = """
     thread_id, owner, agent, waits, turns, created_at, used_at,
     coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
 """
-_LOOK = f"SELECT {_FIELDS} FROM threads WHERE thread_id = %s"  # noqa: S608 - a constant of ours
+_LOOK = f"SELECT {_FIELDS} FROM threads WHERE thread_id = %s"  # noqa: S608  # nosec B608 - a constant of ours
 _LIST = f"""
     SELECT {_FIELDS}, count(*) OVER () AS total FROM threads WHERE owner = %s
     ORDER BY used_at DESC, thread_id LIMIT %s OFFSET %s
-"""  # noqa: S608 - a constant of ours
+"""  # noqa: S608  # nosec B608 - a constant of ours
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,30 +34,30 @@ _OWN = """
 """
 _SAME_BYTES = f"""
     SELECT {_FIELDS}, queue_job FROM documents WHERE project_id = %(project)s AND sha256 = %(sha256)s FOR UPDATE
-"""  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
 _ADD = f"""
     INSERT INTO documents (document_id, project_id, job_id, request_id, title, media_type, size_bytes, sha256)
     VALUES (%(document)s, %(project)s, %(job)s, %(request_id)s, %(title)s, %(media_type)s, %(size)s, %(sha256)s)
     ON CONFLICT (project_id, sha256) DO NOTHING RETURNING {_FIELDS}
-"""  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
 _TRY_AGAIN = f"""
     UPDATE documents SET job_id = %(job)s, request_id = %(request_id)s, title = %(title)s,
         media_type = %(media_type)s, status = 'queued', progress_percent = 0, pages = NULL, passages = 0, error = NULL,
         attempts = 0, usage = '[]', finished_at = NULL, claim = NULL
     WHERE document_id = %(document)s RETURNING {_FIELDS}
-"""  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
 _COUNT = """
     SELECT count(documents.document_id) AS total FROM projects LEFT JOIN documents USING (project_id)
     WHERE project_id = %(project)s AND owner = %(subject)s GROUP BY project_id
 """
 _LIST = f"""
     SELECT {_FIELDS} FROM {_OWN} ORDER BY documents.created_at, document_id LIMIT %(limit)s OFFSET %(offset)s
-"""  # noqa: S608 - constants of ours
-_GET = f"SELECT {_FIELDS} FROM {_OWN} AND document_id = %(document)s"  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
+_GET = f"SELECT {_FIELDS} FROM {_OWN} AND document_id = %(document)s"  # noqa: S608  # nosec B608 - constants of ours
 _GET_TO_DELETE = f"""
     SELECT {_FIELDS}, queue_job, request_id, usage, embedding_model FROM {_OWN} AND document_id = %(document)s
     FOR UPDATE OF documents
-"""  # noqa: S608 - constants of ours
+"""  # noqa: S608  # nosec B608 - constants of ours
 
 
 @dataclass(frozen=True, slots=True)

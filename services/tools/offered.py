@@ -27,7 +27,7 @@ def create_tools(settings: Settings, http: HttpClient) -> list[BaseTool]:
 
 
 def tools_of_agents(choices: Sequence[str], tools: Sequence[BaseTool]) -> dict[str, tuple[str, ...]]:
-    """AGENT_TOOLS as tools by agent: `V2:calculator+clock`. Raises `ConfigurationError` for a tool that is not there."""
+    """AGENT_TOOLS as tools by agent (`V2:calculator+clock`). Raises `ConfigurationError` for a tool it lacks."""
     known = [tool.name for tool in tools]
     chosen: dict[str, tuple[str, ...]] = {}
     for choice in choices:

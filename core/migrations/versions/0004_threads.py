@@ -31,7 +31,7 @@ def upgrade() -> None:
     for number, step in enumerate(BasePostgresSaver.MIGRATIONS[:CHECKPOINTER_STEPS]):
         # The tables are new: their indexes need not be built beside running transactions, and cannot inside ours.
         op.execute(step.replace("CONCURRENTLY ", ""))
-        op.execute(f"INSERT INTO checkpoint_migrations (v) VALUES ({number})")  # noqa: S608 - a number of ours
+        op.execute(f"INSERT INTO checkpoint_migrations (v) VALUES ({number})")  # noqa: S608  # nosec B608 - a number of ours
 
 
 def downgrade() -> None:
