@@ -39,6 +39,7 @@ PAGES = 200
 WAIT_S = 180.0
 SYLLABLES = ("ba", "cor", "du", "fi", "gra", "ho", "jo", "lu", "mer", "no", "sa", "ti")
 VOCABULARY = ["".join(syllables) for syllables in product(SYLLABLES, repeat=4)]
+STOP_WORDS = frozenset(VOCABULARY[:100])
 WEIGHTS = list(accumulate(1 / rank for rank in range(1, len(VOCABULARY) + 1)))
 """Words are as rare as in a language (Zipf): some are in most passages, most in few."""
 
@@ -75,7 +76,8 @@ async def _search(uri: str, folder: Path) -> list[float]:
         retriever = Retriever(database, EmbeddingService(load_catalogue(), {embedder.name: embedder}))
         took = []
         for number in range(QUESTIONS + 10):
-            question = f"{' '.join(_words(rng, 8))} ?"
+            # The commonest stand for a language's stop words, which no question is searched by.
+            question = f"{' '.join(word for word in _words(rng, 24) if word not in STOP_WORDS)} ?"
             started = time.perf_counter()
             await retriever.search(SearchFilter("p"), question, on_call=lambda _: None)
             if number >= 10:

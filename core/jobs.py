@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from procrastinate import App, PsycopgConnector
+from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
@@ -56,6 +56,7 @@ _RETRY = """
     SELECT procrastinate_retry_job_v2(id, %(at)s, NULL, NULL, NULL)
     FROM procrastinate_jobs WHERE id = %(id)s AND worker_id = %(worker)s AND status = 'doing'
 """
+_STILL_OURS = "SELECT id FROM procrastinate_jobs WHERE id = ANY(%s) AND worker_id = %s"
 _TAKE_OVER = f"""
     SELECT id, procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)
     FROM procrastinate_jobs AS job
@@ -86,6 +87,7 @@ class Jobs:
         self._works: dict[str, Work] = {}
         self._task: asyncio.Task[None] | None = None
         self._worker: Worker | None = None
+        self._going: dict[int, asyncio.Task[Any]] = {}
         self._stopping = False
 
     def register(self, name: str, work: Work) -> None:
@@ -167,7 +169,7 @@ class Jobs:
         app = App(connector=connector)
         app.job_manager = _Manager(connector, presence, self._begin_anew)
         for name, work in self._works.items():
-            app.task(name=name, retry=_Retries())(_performing(name, work))
+            app.task(name=name, retry=_Retries(), pass_context=True)(self._performing(name, work))
         self._worker = worker = Worker(
             app,
             queues=list(self._works),  # No others: during an upgrade, a newer server defers jobs that we do not know.
@@ -178,12 +180,49 @@ class Jobs:
             update_heartbeat_interval=HEARTBEAT_S,
             stalled_worker_timeout=STALLED_S,
         )
-        look = asyncio.create_task(_look_after_others(presence, self._begin_anew), name="job worker's look")
+        look = asyncio.create_task(self._look_around(presence, worker), name="job worker's look")
         try:
             await worker.run()  # type: ignore[no-untyped-call]  # As procrastinate has it.
         finally:
             look.cancel()
             await asyncio.gather(look, return_exceptions=True)
+
+    def _performing(self, name: str, work: Work) -> Work:
+        """The work, with its last words: the end of a job is nobody else's to tell."""
+
+        async def perform(context: JobContext, **arguments: str) -> None:
+            task, job = asyncio.current_task(), context.job.id
+            if task is not None and job is not None:
+                self._going[job] = task
+                task.add_done_callback(lambda _: self._going.pop(job, None))
+            try:
+                await work(**arguments)
+            except RetryLater:
+                raise
+            except (DatabaseUnavailable, psycopg.OperationalError) as error:
+                raise RetryLater(DATABASE_RETRY_S) from error
+            except Exception:
+                logger.exception("a job failed", extra={"job": name, "arguments": arguments})
+                raise
+
+        return perform
+
+    async def _look_around(self, presence: AsyncConnection[DictRow], worker: Worker) -> None:
+        """Take over what dead workers left, let go what is ours no more, and notice when the database has gone."""
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                async with asyncio.timeout(STALLED_S):
+                    await _take_over(presence)
+                    going = list(self._going)
+                    still = await (await presence.execute(_STILL_OURS, (going, worker.worker_id))).fetchall()
+                for job in set(going) - {row["id"] for row in still}:
+                    # Deleted, or another's. It was announced too, but an announcement may be missed.
+                    if (task := self._going.get(job)) is not None:
+                        task.cancel()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            logger.warning("the job worker lost the database", extra={"reason": str(error)})
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
         """What this worker could not write down, another has to find: the jobs of one that is gone are taken over."""
@@ -239,35 +278,6 @@ class _Retries(BaseRetryStrategy):
                 return RetryDecision(retry_at=datetime.now(UTC))
             case _:
                 return None
-
-
-def _performing(name: str, work: Work) -> Work:
-    """The work, with its last words: the end of a job is nobody else's to tell."""
-
-    async def perform(**arguments: str) -> None:
-        try:
-            await work(**arguments)
-        except RetryLater:
-            raise
-        except (DatabaseUnavailable, psycopg.OperationalError) as error:
-            raise RetryLater(DATABASE_RETRY_S) from error
-        except Exception:
-            logger.exception("a job failed", extra={"job": name, "arguments": arguments})
-            raise
-
-    return perform
-
-
-async def _look_after_others(presence: AsyncConnection[DictRow], lose: Callable[[], None]) -> None:
-    """Take over what dead workers left, and notice when the database has gone."""
-    try:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            async with asyncio.timeout(STALLED_S):
-                await _take_over(presence)
-    except (psycopg.Error, OSError, TimeoutError) as error:
-        logger.warning("the job worker lost the database", extra={"reason": str(error)})
-        lose()
 
 
 async def _take_over(presence: AsyncConnection[DictRow]) -> None:

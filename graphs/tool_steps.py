@@ -22,7 +22,7 @@ from graphs.wording import last_question
 MAX_STEPS = 6
 MAX_AT_ONCE = 8
 """More calls than these in one step are not made: each may open a connection and start a process."""
-MAX_SHOWN_CHARS = 4_000
+MAX_SHOWN_CHARS = 9_000
 NO_TOOL = "aucun"
 
 CHOICE_PROMPT = (

@@ -43,6 +43,9 @@ _WRITES = """
 _KEEP_WRITES = f"{_WRITES} DO NOTHING"
 _REPLACE_WRITES = f"{_WRITES} DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob"
 
+_ROW_FAULTS = (psycopg.Error, TypeError, ValueError, ArithmeticError)
+"""What a single submission may be at fault for: PostgreSQL's refusals, and what psycopg cannot write down."""
+
 
 @dataclass(slots=True)
 class Submission:
@@ -83,30 +86,28 @@ class CheckpointWriter:
         while self._waiting:
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             try:
-                await self._store(batch)
-            except psycopg.OperationalError as error:
-                _fail(batch, error)
-            except psycopg.Error as error:
-                if len(batch) == 1:
-                    _fail(batch, error)
-                else:
-                    await self._store_one_by_one(batch)
-            except BaseException as error:
-                _fail(batch + self._waiting, psycopg.OperationalError(f"the checkpoint writer ended: {error!r}"))
-                self._waiting = []
-                raise
-            else:
-                _succeed(batch)
+                await self._store_all(batch)
+            finally:
+                # Whatever ended it: nobody waits for ever.
+                _fail(batch, psycopg.OperationalError("the checkpoint writer ended"))
 
-    async def _store_one_by_one(self, batch: Sequence[Submission]) -> None:
-        """One of them is at fault; the others must not suffer."""
-        for submission in batch:
-            try:
-                await self._store([submission])
-            except psycopg.Error as error:
-                _fail([submission], error)
-            else:
-                _succeed([submission])
+    async def _store_all(self, batch: Sequence[Submission]) -> None:
+        """Together; when one of them is at fault, one by one, for the others must not suffer."""
+        try:
+            await self._store(batch)
+        except psycopg.OperationalError as error:
+            _fail(batch, error)
+        except _ROW_FAULTS as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            for submission in batch:
+                if not submission.done.done():
+                    await self._store_all([submission])
+                if (failure := submission.done.exception()) is not None and _is_outage(failure):
+                    _fail(batch, psycopg.OperationalError("the database went away"))
+        else:
+            _succeed(batch)
 
     async def _store(self, batch: Sequence[Submission]) -> None:
         blobs = [row for submission in batch for row in submission.blobs]
@@ -136,7 +137,11 @@ def _succeed(batch: Sequence[Submission]) -> None:
             submission.done.set_result(None)
 
 
-def _fail(batch: Sequence[Submission], error: psycopg.Error) -> None:
+def _is_outage(failure: BaseException) -> bool:
+    return isinstance(failure, psycopg.OperationalError)
+
+
+def _fail(batch: Sequence[Submission], error: BaseException) -> None:
     for submission in batch:
         if not submission.done.done():
             submission.done.set_exception(error)

@@ -19,7 +19,6 @@ from domain.errors import (
     RouteurError,
     RunTimeout,
     ShuttingDown,
-    ThreadBusy,
 )
 from domain.principals import Principal
 from domain.reports import Report
@@ -32,7 +31,7 @@ from services.llm.router import Request, Router
 from services.own_models import UNKNOWN
 from services.run import Run, finished_event, ledger_row
 from services.run_context import RunContext, TextBatch, current_run
-from services.threads import DATABASE_FAULTS, Lease, Threads, thread_database_down
+from services.threads import DATABASE_FAULTS, Lease, Threads, lost_thread, thread_database_down
 
 logger = logging.getLogger("routeur.runs")
 
@@ -202,6 +201,8 @@ class CompletionService:
     async def _ask_agent(self, run: Run, agent: Agent) -> None:
         task = asyncio.current_task()
         if run.lease is not None and task is not None:
+            if run.lease.is_lost:
+                raise lost_thread()
             run.lease.lose = lambda: _lose(run.context, task)
         max_messages = 0 if self._threads is None else self._threads.max_messages
         run.outcome = await run_graph(agent, run.request, run.context, run.lease, max_messages=max_messages)
@@ -249,7 +250,7 @@ class CompletionService:
 
 def _lose(context: RunContext, task: "asyncio.Task[None]") -> None:
     """Another process holds the thread now: what this run would still write is not the conversation any more."""
-    context.interruption = ThreadBusy("the server was too slow to keep the thread, and another run has taken it")
+    context.interruption = lost_thread()
     task.cancel()
 
 

@@ -6,7 +6,7 @@ Policy: fails closed. Without the database a run on a thread is refused; runs wi
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ PRUNE_EVERY = 10
 """Turns between two prunings: every checkpoint holds the whole conversation, and only the newest is read again."""
 RETENTION_EVERY_S = 3600.0
 RETENTION_BATCH = 500
+STOP_S = 5.0
 
 DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
 
@@ -55,6 +56,17 @@ _RELEASE = """
 _GIVE_UP = """
     UPDATE threads SET run_id = NULL, leased_until = NULL WHERE thread_id = %s AND run_id = %s
 """
+_UNUSED = """
+    SELECT thread_id FROM threads
+    WHERE used_at < now() - make_interval(days => %s) AND (run_id IS NULL OR leased_until < now())
+    ORDER BY used_at LIMIT %s
+"""
+_HOLD = f"""
+    UPDATE threads SET run_id = gen_random_uuid(), leased_until = now() + interval '{LEASE_S} seconds'
+    WHERE thread_id = ANY(%s) AND owner = coalesce(%s, owner) AND used_at <= now() - make_interval(days => %s)
+        AND (run_id IS NULL OR leased_until < now())
+    RETURNING thread_id
+"""  # noqa: S608  # nosec B608 - a constant of ours
 _FIELDS = """
     thread_id, owner, agent, waits, turns, created_at, used_at,
     coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
@@ -89,6 +101,7 @@ class Lease:
     messages: int
     """How many the thread's state holds; the run updates it."""
     lose: Callable[[], object] = lambda: None
+    is_lost: bool = False
     waits: bool = False
     """Set by the run: whether the thread is left waiting for `resume`."""
 
@@ -103,7 +116,7 @@ class Threads:
         self._retention_days = settings.thread_retention_days
         self._leases: dict[UUID, Lease] = {}
         self._upkeep: asyncio.Task[None] | None = None
-        self._pruning: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self.max_messages = settings.thread_max_messages
         self.saver = ThreadSaver(database, at_once=QUICK_CONNECTIONS)
 
@@ -113,11 +126,13 @@ class Threads:
 
     async def stop(self) -> None:
         """After the last run."""
-        going = [task for task in (self._upkeep, *self._pruning) if task is not None]
-        for task in going:
-            task.cancel()
-        if going:
-            await asyncio.wait(going)
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait({self._upkeep})
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=STOP_S)
+            for task in late:
+                task.cancel()
 
     async def take(self, thread_id: str, *, owner: str, agent: str, run_id: UUID, resumes: bool) -> Lease:
         """Hold a thread for a run, making it at its first use. Raises what hinders it, another's thread as missing."""
@@ -128,8 +143,15 @@ class Threads:
             if resumes:
                 # Before the statement that would make the thread.
                 await self._check(thread_id, owner, agent, resumes=True)
-            if (taken := await self._one(_TAKE, asked)) is not None:
-                lease = Lease(thread_id, run_id, taken["turns"], taken["messages"])
+            lease = Lease(thread_id, run_id, 0, 0)
+            try:
+                taken = await self._one(_TAKE, asked)
+            except asyncio.CancelledError:
+                # The statement may have been done all the same.
+                self._in_background(self._let_go(lease, completed=False))
+                raise
+            if taken is not None:
+                lease.turns, lease.messages = taken["turns"], taken["messages"]
                 self._leases[run_id] = lease
                 return lease
             await self._check(thread_id, owner, agent, resumes=resumes)
@@ -141,8 +163,11 @@ class Threads:
             pause_s = min(pause_s * 2, LONGEST_LOOK_S)
 
     async def release(self, lease: Lease, *, completed: bool) -> None:
-        """Let go of the thread; never raises: what cannot be released runs out by itself."""
+        """Let go of the thread, also when the caller is cancelled meanwhile. Never raises."""
         self._leases.pop(lease.run_id, None)
+        await asyncio.shield(self._in_background(self._let_go(lease, completed=completed)))
+
+    async def _let_go(self, lease: Lease, *, completed: bool) -> None:
         statement: tuple[str, tuple[object, ...]] = (
             (_RELEASE, (lease.waits, lease.messages, lease.thread_id, lease.run_id))
             if completed
@@ -155,9 +180,13 @@ class Threads:
             logger.warning("a thread stays taken until its lease ends", extra={"reason": type(error).__name__})
             return
         if completed and (lease.turns + 1) % PRUNE_EVERY == 0:
-            task = asyncio.create_task(self._prune(lease.thread_id), name="prune a thread")
-            self._pruning.add(task)
-            task.add_done_callback(self._pruning.discard)
+            self._in_background(self._prune(lease.thread_id))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="thread upkeep")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def get_or_raise(self, thread_id: str, owner: str) -> Thread:
         """The caller's thread; raises `NotFound` for a missing one, and for another's."""
@@ -173,8 +202,8 @@ class Threads:
 
     async def delete(self, thread_id: str, owner: str) -> None:
         """Forget a thread and all of its state; raises `ThreadBusy` while a run is going on."""
-        thread = await self.get_or_raise(thread_id, owner)
-        if thread.busy:
+        await self.get_or_raise(thread_id, owner)
+        if not await self._all(_HOLD, ([thread_id], owner, 0)):
             raise ThreadBusy(f"thread {thread_id!r}: a run is going on; delete it when it has ended")
         await self._forget([thread_id])
 
@@ -221,7 +250,7 @@ class Threads:
                 if self._retention_days and time.monotonic() >= forget_at:
                     forget_at = time.monotonic() + RETENTION_EVERY_S
                     await self.forget_unused()
-            except DATABASE_FAULTS as error:
+            except (*DATABASE_FAULTS, DatabaseUnavailable) as error:
                 logger.warning("the holds of threads were not renewed", extra={"reason": type(error).__name__})
 
     async def _renew(self) -> None:
@@ -234,23 +263,20 @@ class Threads:
         for run_id in asked:
             if run_id not in kept and (lease := self._leases.get(run_id)) is not None:
                 logger.warning("a run lost its thread", extra={"run_id": str(run_id)})
+                lease.is_lost = True
                 lease.lose()
 
     async def forget_unused(self) -> int:
         """Delete the threads that nobody has used for `THREAD_RETENTION_DAYS`; how many."""
-        unused = """
-            SELECT thread_id FROM threads
-            WHERE used_at < now() - make_interval(days => %s) AND (run_id IS NULL OR leased_until < now())
-            ORDER BY used_at LIMIT %s
-        """
         forgotten = 0
         while True:
-            async with self._database.quick_pool.connection() as connection:
-                rows = await (await connection.execute(unused, (self._retention_days, RETENTION_BATCH))).fetchall()
-            if not rows:
+            unused = [row["thread_id"] for row in await self._all(_UNUSED, (self._retention_days, RETENTION_BATCH))]
+            # None that was used again since: it is held, and nobody takes it any more.
+            held = [row["thread_id"] for row in await self._all(_HOLD, (unused, None, self._retention_days))]
+            if not held:
                 return forgotten
-            await self._forget([row["thread_id"] for row in rows])
-            forgotten += len(rows)
+            await self._forget(held)
+            forgotten += len(held)
 
     async def _forget(self, thread_ids: list[str]) -> None:
         """The state first: a thread that is half forgotten is still found, and forgotten again."""
@@ -278,6 +304,11 @@ def thread_database_down() -> DatabaseUnavailable:
     return DatabaseUnavailable(
         "threads need the database, and it does not answer now; ask again, or send conversation_history instead"
     )
+
+
+def lost_thread() -> ThreadBusy:
+    """What a run is ended with when its hold ran out: what it would still write is not the conversation any more."""
+    return ThreadBusy("the server was too slow to keep the thread, and another run has taken it")
 
 
 def _no_such_thread(thread_id: str) -> NotFound:

@@ -268,7 +268,9 @@ class RouteurChatModel(BaseChatModel):
             request.on_call = run.calls.append
             request.on_hop = run.hops.append
         deltas = self.router.stream(plan, request)
-        return _said(deltas, run, request, rewrite) if run and is_answer else deltas
+        if run is None or not is_answer:
+            return deltas if rewrite is None else _rewritten(deltas, rewrite)
+        return _said(deltas, run, request, rewrite)
 
 
 async def _said(
@@ -291,6 +293,16 @@ async def _said(
     if rewrite is not None and (pieces := rewrite.end()):
         sent += pieces
         await run.say(request.answering_model, pieces)
+
+
+async def _rewritten(deltas: AsyncGenerator[Delta], rewrite: Rewrite) -> AsyncGenerator[Delta]:
+    """The same deltas, whose text nobody but the node reads: it still asks the rewrite what became of it."""
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if pieces := delta if isinstance(delta, list) else text_of(delta):
+                rewrite.feed(pieces)
+            yield delta
+    rewrite.end()
 
 
 def _hushed(kwargs: dict[str, Any], tags: Sequence[str] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tool `calculator`: exact arithmetic on numbers, operators and a few functions; nothing else is even looked at."""
+"""The tool `calculator`: simpleeval, narrowed to exact arithmetic on numbers of bounded size."""
 
 import ast
 import math
@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Annotated, Any
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from simpleeval import FeatureNotAvailable, InvalidExpression, SimpleEval
 
 MAX_CHARS = 500
 MAX_DIGITS = 1_000
@@ -26,30 +27,7 @@ def _round(value: Any, digits: Any = 0) -> Any:
     return round(value, int(digits))
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "abs": abs,
-    "ceil": math.ceil,
-    "cos": math.cos,
-    "exp": math.exp,
-    "floor": math.floor,
-    "log": math.log,
-    "log10": math.log10,
-    "max": max,
-    "min": min,
-    "round": _round,
-    "sin": math.sin,
-    "sqrt": math.sqrt,
-    "tan": math.tan,
-}
 NAMES = {"pi": math.pi, "e": math.e}
-OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-}
 SPELLINGS = str.maketrans(
     {"×": "*", "⋅": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "^": "**", "²": "**2", "³": "**3", "π": "pi"}
     | dict.fromkeys("\u00a0\u2009\u202f", "")
@@ -80,11 +58,16 @@ def evaluate(expression: str) -> str:
     if len(expression) > MAX_CHARS:
         raise ToolException(f"the expression has {len(expression)} characters; at most {MAX_CHARS}")
     try:
-        return _written(_value(_parsed(_as_python(expression))))
+        text = _as_python(expression)
+        return _written(_bounded(_Arithmetic().eval(text, previously_parsed=_parsed(text))))
     except ZeroDivisionError:
         raise ToolException(f"{expression!r} divides by zero") from None
     except SyntaxError as error:
         raise ToolException(f"{expression!r} cannot be read: {error.msg}") from None
+    except InvalidExpression:
+        known = ", ".join((*FUNCTIONS, *NAMES))
+        problem = f"only numbers, + - * / // % ** and parentheses are known, and {known}"
+        raise ToolException(f"{expression!r} cannot be computed: {problem}") from None
     except (TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
         raise ToolException(f"{expression!r} cannot be computed: {error}") from None
 
@@ -99,34 +82,45 @@ def _as_python(expression: str) -> str:
 
 
 def _parsed(text: str) -> ast.expr:
+    """One expression, not a program."""
     with warnings.catch_warnings():
         # Python's opinions of a model's spelling are nobody's concern.
         warnings.simplefilter("ignore")
         return ast.parse(text, mode="eval").body
 
 
-def _value(node: ast.expr) -> Number:
-    """Computes what is on the list of arithmetic; raises `ValueError` for the rest of Python."""
-    value: Any
-    match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            value = Fraction(repr(number))
-        case ast.Name(id=name) if name in NAMES:
-            value = NAMES[name]
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = -_value(operand)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            value = _value(operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            value = _power(_value(left), _value(right))
-        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in OPERATORS:
-            value = OPERATORS[type(operation)](_value(left), _value(right))
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
-            value = FUNCTIONS[name](*map(_value, arguments))
-        case _:
-            known = ", ".join((*FUNCTIONS, *NAMES))
-            raise ValueError(f"only numbers, + - * / // % ** and parentheses are known, and {known}")
-    return _bounded(Fraction(value) if isinstance(value, int) else value)
+class _Arithmetic(SimpleEval):  # type: ignore[misc]  # It carries no types.
+    """Of simpleeval's Python only numbers, operators, names and calls are left; strings and attributes are not known.
+
+    Its own operators bound one operand at a time: `3999999 ** 3999999` would go on for hours. Ours bound the result.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(operators=OPERATORS, functions=FUNCTIONS, names=NAMES)
+        known: Any = vars(self)["nodes"]
+        kept = (ast.Name, ast.UnaryOp, ast.BinOp, ast.Call)
+        self.nodes = {kind: known[kind] for kind in kept} | {ast.Constant: _number}
+
+
+def _number(node: ast.Constant) -> Fraction:
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise FeatureNotAvailable("only numbers")
+    return _exact(node.value)
+
+
+def _exact(value: float) -> Fraction:
+    """0.1 is a tenth, as it was written."""
+    return Fraction(repr(value))
+
+
+def _in_bounds(work: Callable[..., Any]) -> Callable[..., Number]:
+    """The same operation or function, on the way to a result of which each step is small."""
+
+    def bounded(*operands: Any) -> Number:
+        value = work(*operands)
+        return _bounded(Fraction(value) if isinstance(value, int) else value)
+
+    return bounded
 
 
 def _power(base: Number, exponent: Number) -> Any:
@@ -161,3 +155,32 @@ def _written(value: Number) -> str:
     if not math.isfinite(number) or (value and not number):
         raise OverflowError("it is too large or too small")
     return f"{number + 0.0:.15g}"
+
+
+OPERATORS: Mapping[type[ast.AST], Callable[..., Number]] = {
+    ast.Add: _in_bounds(operator.add),
+    ast.Sub: _in_bounds(operator.sub),
+    ast.Mult: _in_bounds(operator.mul),
+    ast.Div: _in_bounds(operator.truediv),
+    ast.FloorDiv: _in_bounds(operator.floordiv),
+    ast.Mod: _in_bounds(operator.mod),
+    ast.Pow: _in_bounds(_power),
+    ast.USub: _in_bounds(operator.neg),
+    ast.UAdd: _in_bounds(operator.pos),
+}
+_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "abs": abs,
+    "ceil": math.ceil,
+    "cos": math.cos,
+    "exp": math.exp,
+    "floor": math.floor,
+    "log": math.log,
+    "log10": math.log10,
+    "max": max,
+    "min": min,
+    "round": _round,
+    "sin": math.sin,
+    "sqrt": math.sqrt,
+    "tan": math.tan,
+}
+FUNCTIONS: Mapping[str, Callable[..., Number]] = {name: _in_bounds(work) for name, work in _FUNCTIONS.items()}

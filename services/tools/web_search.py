@@ -12,6 +12,8 @@ from core.http_client import HttpClient
 
 MAX_RESULTS = 5
 MAX_QUERY_CHARS = 400
+MAX_TITLE_CHARS = 200
+MAX_URL_CHARS = 500
 MAX_SNIPPET_CHARS = 500
 MAX_ANSWER_BYTES = 2_000_000
 TIMEOUT_S = 15.0
@@ -118,10 +120,15 @@ def _results(answer: Any) -> list[WebResult]:
         raise ToolException("the web search failed: its engine's answer has no results")
     return [
         WebResult(
-            str(one.get("title") or "")[:200],
-            str(one["url"])[:500],
-            " ".join(str(one.get("content") or "").split())[:MAX_SNIPPET_CHARS],
+            _line(one.get("title"), MAX_TITLE_CHARS),
+            _line(one["url"], MAX_URL_CHARS),
+            _line(one.get("content"), MAX_SNIPPET_CHARS),
         )
         for one in found
         if isinstance(one, dict) and one.get("url")
     ][:MAX_RESULTS]
+
+
+def _line(value: object, max_chars: int) -> str:
+    """Each part of a result on a line of its own: a stranger's title must not pass for another result."""
+    return " ".join(str(value or "").split())[:max_chars]

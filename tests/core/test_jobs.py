@@ -72,7 +72,10 @@ def workers(url: str) -> int:
 
 def listens(url: str) -> bool:
     with psycopg.connect(url) as connection:
-        query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"
+        query = """
+            SELECT 1 FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE 'LISTEN %' AND state = 'idle'
+        """
         return connection.execute(query).fetchone() is not None
 
 
@@ -147,7 +150,13 @@ async def test_jobs_of_a_name_that_we_do_not_know_are_left_to_who_does(tmp_path:
         assert left(database_url) == [("of a newer server", "todo")]
 
 
-async def test_a_job_that_is_removed_while_it_runs_is_stopped(tmp_path: Path, database_url: str) -> None:
+@pytest.mark.parametrize("is_told", [True, False], ids=["at once", "at the next look, had it not been told"])
+async def test_a_job_that_is_removed_while_it_runs_is_stopped(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    monkeypatch.setattr(jobs_module, "LOOK_S", 1_000 if is_told else 0.1)
+    if not is_told:
+        monkeypatch.setattr(jobs_module, "_ABORT", "SELECT %s")
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
@@ -160,6 +169,8 @@ async def test_a_job_that_is_removed_while_it_runs_is_stopped(tmp_path: Path, da
     async with opened(tmp_path, database_url) as (database, jobs):
         jobs.register("work", work)
         jobs.start()
+        assert await database.wait_ready(WAIT_S)
+        await until(lambda: listens(database_url), WAIT_S)
         job = await defer(database, jobs, "work")
         await asyncio.wait_for(begun.wait(), WAIT_S)
         async with database.connection() as connection, connection.transaction():

@@ -104,6 +104,16 @@ def test_brackets_that_are_no_citations_go_out_unharmed(text):
     assert checked(text) == (text, [])
 
 
+@pytest.mark.parametrize("text", ["``x[9]`y[9]`` [2]", "```\na`b[9]\n``\nc[9]\n``` [2]", "`a[9]` [2]"])
+def test_code_that_comes_letter_by_letter_is_code_all_the_same(text):
+    check = CitationCheck(PASSAGES)
+    for letter in text:
+        check.feed([letter])
+    check.end()
+    assert check.text == text.replace("[2]", "[1]")
+    assert [one.ordinal for one in check.cited] == [2]
+
+
 def test_code_ends_where_it_ends():
     assert checked("`a[9]` [9] et `b` [2]") == ("`a[9]` et `b` [1]", [2])
     assert checked("```\na[9]\n```\nVoir [2].") == ("```\na[9]\n```\nVoir [1].", [2])
@@ -195,6 +205,8 @@ def test_a_text_without_citations_names_the_passages_that_its_words_come_from():
         [3, 1],
     )
     assert checked("Bonjour à toutes et tous.", ones) == ("Bonjour à toutes et tous.", [])
+    few = "Trente personnes attendent devant la mairie depuis lundi."
+    assert checked(few, ones) == (few, [])
 
 
 def test_at_most_two_passages_are_named_unasked_and_titles_and_headings_count():

@@ -58,7 +58,7 @@ def test_a_row_whose_columns_do_not_fit_is_not_kept():
 
 def test_each_table_has_its_own_first_row():
     two = f"{TABLE}\nUne phrase entre deux tableaux.\nNom | Âge\nAda | 36\nAlan | 41"
-    assert excerpt(two, "Quel âge a Alan ?", 30) == "Nom | Âge\nAlan | 41"
+    assert excerpt(two, "Quel âge a Alan ?", 25) == "Nom | Âge\nAlan | 41"
 
 
 def test_a_row_before_a_sentence_comes_with_the_names_of_its_columns():

@@ -17,7 +17,7 @@ from core.database import Database
 from domain.errors import BadRequest, Conflict, DatabaseUnavailable, NotFound, RouteurError, ThreadBusy, ThreadWaits
 from domain.messages import Message
 from domain.principals import Principal
-from domain.runs import RunEvent
+from domain.runs import RunEvent, Started, Tokens
 from services import threads as threads_module
 from services.thread_state import read_thread_state
 from services.threads import Threads
@@ -156,7 +156,8 @@ async def test_old_checkpoints_go_and_the_conversation_stays(
     async with server(database_url, tmp_path, *[OUI] * 4) as (house, provider, threads):
         for number in range(3):
             await turn(house, str(number))
-        await asyncio.gather(*threads._pruning)
+        while threads._background:
+            await asyncio.gather(*threads._background)
         assert await count(threads, "checkpoints") == 1
         await turn(house, "3")
     assert asked(provider)[3] == ["0", "Oui", "1", "Oui", "2", "Oui", "3"]
@@ -217,7 +218,8 @@ async def test_what_nobody_has_used_for_long_is_forgotten(database_url: str, tmp
 async def test_a_second_run_is_refused_while_the_first_goes_on(database_url: str, tmp_path: Path) -> None:
     async with server(database_url, tmp_path, [*say("Ou"), Stall()], OUI) as (house, _, threads):
         running = house.service.stream(ask("echo", "un", thread_id="t"))
-        await anext(running)
+        async with asyncio.timeout(10):
+            assert [type(await anext(running)) for _ in range(2)] == [Started, Tokens]
         assert "another run" in await refusal(house, ThreadBusy, "deux")
         with pytest.raises(ThreadBusy):
             await threads.delete("t", "tester")
@@ -341,3 +343,30 @@ async def test_without_the_database_threads_are_refused_and_other_runs_go_on(tmp
                 else:
                     break
         assert failure_of(events) is None
+
+
+async def test_a_thread_in_use_is_neither_deleted_nor_forgotten(database_url: str, tmp_path: Path) -> None:
+    async with server(database_url, tmp_path, OUI) as (house, _, threads):
+        await turn(house)
+        lease = await threads.take("t", owner="tester", agent="echo", run_id=uuid4(), resumes=False)
+        async with threads._database.pool.connection() as connection:
+            await connection.execute("UPDATE threads SET used_at = now() - interval '91 days'")
+        assert await threads.forget_unused() == 0
+        with pytest.raises(ThreadBusy):
+            await threads.delete("t", "tester")
+        await threads.release(lease, completed=True)
+        assert await threads.forget_unused() == 0, "it has just been used"
+        await threads.delete("t", "tester")
+
+
+async def test_a_run_that_is_cancelled_as_it_takes_its_thread_does_not_keep_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with server(database_url, tmp_path, OUI) as (house, _, threads):
+        taking = asyncio.create_task(threads.take("t", owner="tester", agent="echo", run_id=uuid4(), resumes=False))
+        await asyncio.sleep(0)
+        taking.cancel()
+        await asyncio.gather(taking, return_exceptions=True)
+        while threads._background:
+            await asyncio.gather(*threads._background)
+        assert failure_of(await turn(house)) is None
