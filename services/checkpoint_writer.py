@@ -43,7 +43,7 @@ _WRITES = """
 _KEEP_WRITES = f"{_WRITES} DO NOTHING"
 _REPLACE_WRITES = f"""{_WRITES}
     DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-"""  # noqa: S608  # nosec B608 - constants of ours
+"""  # nosec B608 - constants of ours
 
 _ROW_FAULTS = (psycopg.Error, TypeError, ValueError, ArithmeticError)
 """What a single submission may be at fault for: PostgreSQL's refusals, and what psycopg cannot write down."""
