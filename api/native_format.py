@@ -25,7 +25,11 @@ def whole_answer(request: RunRequest, text: str, finished: Finished) -> dict[str
             "completion_tokens": usage.output_tokens,
             "total_tokens": usage.total_tokens,
         },
-        "metadata": {"message_count": finished.message_count, **_metadata(request, finished)},
+        "metadata": {
+            "message_count": finished.message_count,
+            "usage_by_model": usage_by_model(finished.report),
+            **_metadata(request, finished),
+        },
     }
 
 

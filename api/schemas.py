@@ -85,6 +85,7 @@ COMPLETION_EXAMPLES: dict[str, Any] = {
 
 _METADATA_EXAMPLE: dict[str, Any] = {
     "message_count": 2,
+    "usage_by_model": {"gpt-4o": {"input_tokens": 25, "output_tokens": 98, "total_tokens": 123}},
     "latency_s": 1.23,
     "emissions_kgCO2eq": 0.00042,
     "emissions_gCO2eq": 0.42,

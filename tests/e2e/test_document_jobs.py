@@ -88,11 +88,11 @@ def test_a_worker_apart_takes_in_what_the_server_only_accepts(tmp_path: Path, pd
             stopped_at = ordinals(server.data_dir)
         with worker(server.data_dir):
             wait_until(lambda: document(client, path)["status"] == "succeeded", WAIT_S, "a third ends it")
+            (row,) = server.wait_for_rows(1, "project_id = 'p' AND status = 'succeeded'")
         done = ordinals(server.data_dir)
         assert [ordinal for _, ordinal in done] == list(range(len(done)))
         assert done[: len(stopped_at)] == stopped_at
         assert done[: len(killed_at)] == killed_at
-        (row,) = server.wait_for_rows(1, "project_id = 'p' AND status = 'succeeded'")
         assert row["message_count"] == len(done)
 
 
