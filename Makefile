@@ -13,7 +13,7 @@ serve: .venv/.installed
 install: .venv/.installed
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff format --check $(TREES)
