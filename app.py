@@ -39,6 +39,7 @@ from services.ledger import Ledger
 from services.llm.factory import create_llm, create_local_runtime, create_router, endpoint_keys
 from services.rag.library import create_library
 from services.retrieval import Retrieve
+from services.store import AgentStore
 from services.threads import Threads
 from services.tools.offered import create_tools, tools_of_agents
 
@@ -138,6 +139,7 @@ def create_services(
         tools=tools,
         small_model=settings.small_model,
         checkpointer=kept_threads.saver,
+        store=AgentStore(database),
     )
     return Services(
         settings=settings,

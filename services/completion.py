@@ -261,6 +261,7 @@ def _context(request: RunRequest, name: str | None, model: str, project: SearchF
         requested_model=name,
         parameters={**request.parameters, **{key: value for key, value in own.items() if value is not None}},
         credentials=request.credentials,
+        subject=request.principal.subject,
         project=project,
         shows_progress=request.events,
     )

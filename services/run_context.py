@@ -107,6 +107,8 @@ class RunContext:
     """Why the last call whose text is part of the answer ended."""
     answering_model: str | None = None
     """The model whose text went out last: the one that the answer names."""
+    subject: str = ""
+    """Whose run it is."""
     project: SearchFilter | None = None
     """What the run may search: the caller's project, checked. `None`: nothing."""
     passages: list[Passage] = field(default_factory=list)

@@ -96,6 +96,16 @@ def test_the_installed_procrastinate_is_the_one_whose_schema_is_laid_down() -> N
     assert metadata.version("procrastinate") == laid_down.PROCRASTINATE_VERSION
 
 
+def test_the_installed_checkpointer_and_store_are_those_whose_tables_are_laid_down() -> None:
+    """New versions with more steps of their own need a migration of ours that runs these."""
+    from langgraph.checkpoint.postgres.base import BasePostgresSaver
+    from langgraph.store.postgres.base import MIGRATIONS
+
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert len(BasePostgresSaver.MIGRATIONS) == scripts.get_revision("0004").module.CHECKPOINTER_STEPS
+    assert len(MIGRATIONS) == scripts.get_revision("0005").module.STORE_STEPS
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [

@@ -14,7 +14,7 @@ from services.agent_loading import load_agents, load_entry_points, load_graph_fi
 from services.agent_registry import AgentRegistry, agent_registry
 
 LLM = object()
-OFFERED = {"llm": LLM, "retrieve": None, "tools": [], "small_model": None}
+OFFERED = {"llm": LLM, "retrieve": None, "tools": [], "small_model": None, "store": None}
 """What the server offers to factories."""
 
 
