@@ -28,7 +28,7 @@ from core.logging import configure_logging
 from core.security import create_authenticator
 from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
-from services.agent_loading import load_agents
+from services.agent_loading import check_model_names, load_agents
 from services.agent_registry import AgentRegistry, agent_registry
 from services.completion import CompletionService
 from services.embeddings.factory import create_embedders
@@ -141,6 +141,7 @@ def create_services(
         checkpointer=kept_threads.saver,
         store=AgentStore(database),
     )
+    check_model_names(agents, catalogue)
     return Services(
         settings=settings,
         authenticator=authenticator,

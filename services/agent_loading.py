@@ -5,8 +5,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
+from config.catalogue import Catalogue
 from domain.errors import ConfigurationError
-from services.agent_registry import AgentRegistry
+from services.agent_registry import AgentRegistry, Agents
 from services.langgraph_project import load_project
 
 GRAPHS_DIRECTORY = Path(__file__).parent.parent / "graphs"
@@ -22,6 +23,18 @@ def load_agents(registry: AgentRegistry, agents_config: Path | None) -> None:
     load_entry_points(registry)
     if agents_config is not None:
         load_project(registry, agents_config)
+
+
+def check_model_names(agents: Agents, catalogue: Catalogue) -> None:
+    """Raises `ConfigurationError` for an agent whose options name a model that is not there."""
+    for agent in agents.all():
+        named = dict.fromkeys([agent.options.default_model, *(agent.options.allowed_models or ())])
+        for name in named:
+            if name is not None and not any(model.type == "llm" for model in catalogue.candidates(name)):
+                raise ConfigurationError(
+                    f"agent {agent.name!r} ({agent.origin}): AgentOptions names the model {name!r}, "
+                    f"which is not in the catalogue; `python app.py models list` shows those that are"
+                )
 
 
 def load_graph_files(directory: Path = GRAPHS_DIRECTORY) -> None:

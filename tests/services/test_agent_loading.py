@@ -9,9 +9,10 @@ import pytest
 
 import graphs
 import services.agent_registry as registry_module
+from config.catalogue import load_catalogue
 from domain.errors import ConfigurationError
-from services.agent_loading import load_agents, load_entry_points, load_graph_files
-from services.agent_registry import AgentRegistry, agent_registry
+from services.agent_loading import check_model_names, load_agents, load_entry_points, load_graph_files
+from services.agent_registry import Agent, AgentOptions, AgentRegistry, Agents, agent_registry
 
 LLM = object()
 OFFERED = {"llm": LLM, "retrieve": None, "tools": [], "small_model": None, "store": None}
@@ -190,3 +191,15 @@ def test_the_server_loads_its_own_agents_however_often_it_is_asked(registry):
     load_agents(registry, None)
     load_agents(registry, None)
     assert {"RAG", "V1", "V2"} <= {agent.name for agent in agent_registry.build(**OFFERED).all()}
+
+
+@pytest.mark.parametrize(
+    "options", [AgentOptions(default_model="gpt-0"), AgentOptions(allowed_models=("gpt-4o", "gpt-0"))]
+)
+def test_an_agent_that_names_a_model_which_is_not_there_stops_the_start(options: AgentOptions) -> None:
+    catalogue = load_catalogue()
+    known = Agent("a", "d", None, None, AgentOptions(allowed_models=("gpt-4o", "default")), origin="graphs/a_graph.py")
+    check_model_names(Agents({"a": known}), catalogue)
+    unknown = Agent("b", "d", None, None, options, origin="graphs/b_graph.py")
+    with pytest.raises(ConfigurationError, match=r"agent 'b' \(graphs/b_graph.py\).*'gpt-0'.*models list"):
+        check_model_names(Agents({"a": known, "b": unknown}), catalogue)
