@@ -1,5 +1,7 @@
 """A client that reads slowly: nothing is lost, and the server keeps only a bounded part of the answer for it."""
 
+import socket
+
 from tests.live_server import LiveServer, wait_until
 from tests.provider_thread import play
 from tests.raw_client import body_of, open_completion
@@ -19,9 +21,11 @@ def test_an_answer_of_20_megabytes_reaches_a_slow_reader_whole_and_does_not_pile
     play(provider, [*say("warm"), *finish()], [*say(*[f"{i} {PIECE}" for i in range(PIECES)]), *finish(5, PIECES)])
     with open_completion(server, stream=True) as warm:
         warm.recv(65536)
+    wait_until(lambda: len(provider.requests) == 1 and not provider.answering, 10, "the first answer has ended")
     before = server.root.memory_info().rss
     with open_completion(server, stream=True, receive_buffer=65536, request_id="slow") as connection:
         wait_until(lambda: provider.answering, 10, "the provider answers")
+        assert connection.recv(1, socket.MSG_PEEK), "the answer has begun, and is not read"
         wait_until(lambda: is_still(server), 20, "the server has stopped reading the provider")
         assert provider.answering == 1, "nobody has read anything: the provider, too, is held back"
         held = server.root.memory_info().rss - before
