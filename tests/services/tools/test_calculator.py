@@ -168,7 +168,8 @@ def test_anything_else_is_refused_quickly_and_told(expression):
     started = time.thread_time()
     with pytest.raises(ToolException) as refused:
         evaluate(expression)
-    assert time.thread_time() - started < 0.1
+    # A bomb takes minutes; what else takes time is the collection of the whole test run's garbage.
+    assert time.thread_time() - started < 1
     message = str(refused.value)
     assert len(message) > 20
     assert len(message) < 5 * MAX_CHARS
