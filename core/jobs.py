@@ -7,15 +7,15 @@ holds a lock in the database for as long as its process lives, and whoever looks
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Job, Status
-from procrastinate.manager import JobManager
+from procrastinate.jobs import Job, Notification, Status
+from procrastinate.manager import JobManager, NotificationCallback
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.worker import Worker
 from psycopg import AsyncConnection
@@ -231,7 +231,7 @@ class Jobs:
 
 
 class _Manager(JobManager):
-    """Marks the worker as living, and lets no worker end a job that is not its own any more."""
+    """Marks the worker as living, misses no announcement, and lets no worker end a job that is not its own any more."""
 
     def __init__(
         self, connector: PsycopgConnector, presence: AsyncConnection[DictRow], lose: Callable[[], None]
@@ -239,6 +239,28 @@ class _Manager(JobManager):
         super().__init__(connector)
         self._presence = presence
         self._lose = lose
+        self._heard = 0
+
+    async def listen_for_jobs(
+        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
+    ) -> None:
+        async def hear(*, channel: str, notification: Notification) -> None:
+            self._heard += 1
+            await on_notification(channel=channel, notification=notification)
+
+        await super().listen_for_jobs(on_notification=hear, queues=queues)
+
+    async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
+        """Looks again when a job was announced meanwhile.
+
+        After each look procrastinate 3.10 forgets what was announced, also during it (`Worker._fetch_and_process_jobs`
+        clears its event last): the job would wait for the next look.
+        """
+        while True:
+            heard = self._heard
+            job = await super().fetch_job(queues=queues, worker_id=worker_id)
+            if job is not None or self._heard == heard:
+                return job
 
     async def register_worker(self) -> int:
         worker_id: int = await super().register_worker()
