@@ -6,12 +6,14 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
+from config.catalogue import ModelEntry
 from config.settings import Settings
 from core.database import Database
 from core.security import Authenticator, VerifiedToken
 from domain.errors import Unauthorized
 from services.accounting.accountant import Accountant
 from services.agent_registry import Agents
+from services.audio.studio import Studio
 from services.completion import CompletionService
 from services.embeddings.runs import EmbeddingRuns
 from services.ledger import Ledger
@@ -36,8 +38,21 @@ class Services:
     threads: Threads
     local_runtime: LocalRuntime | None
     library: Library
+    studio: Studio
     embeddings: EmbeddingRuns | None = None
     draining: bool = False
+
+    def unavailable_reason(self, model: ModelEntry) -> str | None:
+        """Why a model of the catalogue cannot serve now, whatever its type; `None` when it can. Never calls out."""
+        match model.type:
+            case "embedding":
+                embeddings = self.embeddings
+                return "embeddings are not set up" if embeddings is None else embeddings.unavailable_reason(model)
+            case "transcription":
+                router = self.studio.router
+                return router.unavailable_reason(model) or router.cooling_reason(model)
+            case _:
+                return self.router.unavailable_reason(model) or self.router.cooling_reason(model)
 
 
 async def services_of(request: Request) -> Services:

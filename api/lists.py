@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from api.accept import best_media_type
-from api.deps import CurrentServices, CurrentToken, Services
+from api.deps import CurrentServices, CurrentToken
 from api.schemas import UNAUTHORIZED, answers, error_example
 from config.catalogue import ModelEntry
 from domain.errors import NotFound, UnknownAgent
@@ -66,7 +66,7 @@ async def list_models(services: CurrentServices, _: CurrentToken) -> dict[str, A
     """Every model of the catalogue, and whether it can serve now. Nothing is called to find out."""
     catalogue = services.router.catalogue
     models = [
-        _model(model, _unavailable_reason(model, services), services.accountant.list_price(model.id))
+        _model(model, services.unavailable_reason(model), services.accountant.list_price(model.id))
         for model in catalogue.models
     ]
     return {"models": models, "total": len(models)}
@@ -114,19 +114,13 @@ async def draw_agent(name: str, request: Request, services: CurrentServices, _: 
     return Response(drawing, media_type=media_type, headers=headers)
 
 
-def _unavailable_reason(model: ModelEntry, services: Services) -> str | None:
-    if model.type == "embedding" and services.embeddings is not None:
-        return services.embeddings.unavailable_reason(model)
-    return services.router.unavailable_reason(model) or services.router.cooling_reason(model)
-
-
 def _model(model: ModelEntry, reason: str | None, listed: ListedPrice | None) -> dict[str, Any]:
     return {
         "name": model.id,
         "provider": model.provider,
         "description": model.description,
         "supports_streaming": model.supports_streaming,
-        "context_window": model.context.tokens,
+        "context_window": None if model.window is None else model.window.tokens,
         "type": model.type,
         "aliases": list(model.aliases),
         "available": reason is None,

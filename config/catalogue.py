@@ -14,7 +14,7 @@ BUILT_IN_PROVIDERS = ("openai", "mistral", "huggingface", "spark", "spark-http",
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 class Cited(_Entry):
@@ -30,6 +30,25 @@ class ContextWindow(Cited):
     tokens: int = Field(gt=0)
     """Of the prompt and the answer together; for embeddings, of one text."""
     max_output_tokens: int | None = Field(default=None, gt=0)
+
+
+class AudioLimits(Cited):
+    """What a transcription model takes in one request, and what it tells besides the text."""
+
+    max_s: float = Field(gt=0)
+    max_bytes: int = Field(gt=0)
+    timestamps: bool = False
+    """Whether it says when each phrase was said."""
+    prompt: bool = True
+    """Whether it reads what was said before, and how names are spelled."""
+    language_field: Literal["language", "languages[]"] = "language"
+    """How its wire names the language."""
+
+
+class MinutePrice(Cited):
+    """What a minute of audio costs, in USD."""
+
+    per_audio_minute_usd: float = Field(ge=0)
 
 
 class ListPrice(Cited):
@@ -103,14 +122,42 @@ class PackageSource(_Entry):
         return self
 
 
-class Weights(Cited):
-    """A local model's file: tried from each source in order, accepted only with this SHA-256."""
+class Companion(_Entry):
+    """A small file that a model needs beside its main one, at its sources as here."""
 
-    filename: str
+    filename: str = Field(pattern=r"^\w[\w.-]*$")
+    size_bytes: int = Field(gt=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Weights(Cited):
+    """A local model's file: tried from each source in order, accepted only with this SHA-256.
+
+    `companions` lie beside it: in the same folder of a URL's server, or of the package that holds its first part.
+    """
+
+    filename: str = Field(pattern=r"^(\w[\w.-]*/)?\w[\w.-]*$")
+    """In the folder of all models, or in one of its own there: `whisper-base/model.bin`."""
     size_bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     licence: str
     sources: tuple[UrlSource | PackageSource, ...] = Field(min_length=1)
+    companions: tuple[Companion, ...] = ()
+
+    @model_validator(mode="after")
+    def _companions_have_a_folder(self) -> Self:
+        if self.companions and "/" not in self.filename:
+            raise misplaced("files beside each other need a folder: `name-of-the-model/file`", "filename")
+        names = [self.filename.rpartition("/")[2], *(companion.filename for companion in self.companions)]
+        for index, name in enumerate(names[1:]):
+            if name in names[: index + 1]:
+                raise misplaced(f"{name!r} is given twice", "companions", index, "filename")
+        return self
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all its files."""
+        return self.size_bytes + sum(companion.size_bytes for companion in self.companions)
 
 
 class ModelEntry(_Entry):
@@ -122,17 +169,25 @@ class ModelEntry(_Entry):
     type: Literal["llm", "transcription", "embedding", "speech"] = "llm"
     aliases: tuple[str, ...] = ()
     wire_name: str | None = None
-    context: ContextWindow
+    window: ContextWindow | None = Field(default=None, alias="context")
     capabilities: Capabilities = Capabilities()
     supports_streaming: bool = True
-    price: ListPrice | GenaiPrice | None = None
+    price: ListPrice | MinutePrice | GenaiPrice | None = None
     impact: ImpactSource | None = None
     weights: Weights | None = None
     dimensions: int | None = Field(default=None, gt=0)
     """Embeddings: how many numbers a vector has."""
+    audio: AudioLimits | None = None
+    """Transcription: how much it hears at once."""
 
     @model_validator(mode="after")
     def _is_what_its_type_says(self) -> Self:
+        if self.type == "transcription" and self.audio is None:
+            raise misplaced("a transcription model needs its `audio` limits", "audio")
+        if self.type != "transcription" and self.audio is not None:
+            raise misplaced("only a model of type 'transcription' has audio limits", "audio")
+        if self.type != "transcription" and self.window is None:
+            raise misplaced("it needs its context window", "context")
         if self.type != "embedding":
             if self.dimensions is not None:
                 raise misplaced("only a model of type 'embedding' has dimensions", "dimensions")
@@ -143,6 +198,25 @@ class ModelEntry(_Entry):
             problem = "an embedding's impact is measured (method: cpu-time) or not known (null)"
             raise misplaced(problem, "impact", "method")
         return self
+
+    @property
+    def context(self) -> ContextWindow:
+        """How much it reads. A model that transcribes may have none: see `window`."""
+        if self.window is None:
+            raise ValueError(f"{self.id!r} has no context window")
+        return self.window
+
+    @property
+    def hears(self) -> AudioLimits:
+        """How much a transcription model hears at once."""
+        if self.audio is None:
+            raise ValueError(f"{self.id!r} does not transcribe")
+        return self.audio
+
+    @property
+    def checked(self) -> date:
+        """The day the entry was last held against its source."""
+        return (self.window or self.hears).checked
 
     @property
     def name_on_wire(self) -> str:
@@ -173,10 +247,13 @@ class Route(_Entry):
 class Catalogue(_Entry):
     """All models, by id and by alias, and the routes to them.
 
-    `default` is the order in which the model of a request that names none is chosen.
+    `default` is the order in which the model of a request that names none is chosen; `transcription` and `meetings` are
+    the same for recordings.
     """
 
     default: tuple[str, ...]
+    transcription: tuple[str, ...] = ()
+    meetings: tuple[str, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     routes: tuple[Route, ...] = ()
     models: tuple[ModelEntry, ...]
@@ -194,9 +271,10 @@ class Catalogue(_Entry):
                 seen[name] = model.id
         self._check_routes(seen)
         names = seen.keys() | {route.name for route in self.routes}
-        for index, name in enumerate(self.default):
-            if name not in names:
-                raise misplaced(f"default names {name!r}, which is not in the catalogue", "default", index)
+        for chain in ("default", "transcription", "meetings"):
+            for index, name in enumerate(getattr(self, chain)):
+                if name not in names:
+                    raise misplaced(f"{chain} names {name!r}, which is not in the catalogue", chain, index)
         return self
 
     def _check_providers(self) -> None:

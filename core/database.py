@@ -45,6 +45,8 @@ _FAILURES = (
     MigrationFailedError,
 )
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
 
 class Database:
     """PostgreSQL, the server's own or the one `DATABASE_URL` names. It may be down: `state` says so."""
@@ -257,3 +259,8 @@ def _safe_reason(error: BaseException) -> str:
             return "the embedded PostgreSQL does not start"
         case _:
             return "the database does not answer"
+
+
+def storable(text: str) -> str:
+    """The text as PostgreSQL can hold it, of the same length: without NUL and halves of surrogate pairs."""
+    return _UNSTORABLE.sub("\ufffd", text)

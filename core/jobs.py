@@ -70,6 +70,10 @@ _TAKE_OVER = f"""
 """  # noqa: S608  # nosec B608 - constants of ours
 
 
+class TakenAway(Exception):
+    """What a job works on was deleted, or another worker has it: there is nothing more to do here."""
+
+
 class RetryLater(Exception):
     """Raised by a job's work: what hindered it may pass. It is begun again after so many seconds."""
 

@@ -1,4 +1,4 @@
-"""What tokens cost: prices per token, costs, and their sums. Unknown is `None`."""
+"""What tokens and audio cost: prices, costs, and their sums. Unknown is `None`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from domain.reports import ModelPrice
 from domain.usage import TokenUsage
 
 TOKENS_PER_MTOK = 1_000_000
+SECONDS_PER_MINUTE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,20 @@ class TokenPrice:
         read = (fresh * self.input_per_mtok_usd + cached * self.cache_read_per_mtok_usd) / TOKENS_PER_MTOK
         written = usage.output_tokens * self.output_per_mtok_usd / TOKENS_PER_MTOK
         return Cost(read, written, read + written)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPrice:
+    """A price that is proportional to the audio that a call hears, in USD per minute."""
+
+    per_audio_minute_usd: float
+
+    def cost(self, usage: TokenUsage) -> Cost | None:
+        """The cost of a call in USD, all of it input; `None` when it is not known how much was heard."""
+        if usage.audio_s is None:
+            return None
+        heard = usage.audio_s / SECONDS_PER_MINUTE * self.per_audio_minute_usd
+        return Cost(heard, 0.0, heard)
 
 
 def cached_tokens(input_tokens: int, cache_read_tokens: int | None) -> int:

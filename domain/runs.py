@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from domain.documents import Passage
@@ -156,3 +156,11 @@ class RunRecord:
     wcf_liters: float | None
     calls: tuple[Mapping[str, Any], ...]
     """Per call: model, provider, tokens, status, estimated, latency_s, cost_eur, gwp_kgco2eq (JSON values)."""
+    audio_s: float | None = None
+    """How much audio was heard; `None` for a run that hears none."""
+
+
+class RecordsRuns(Protocol):
+    """Where rows go: the ledger. `record` never raises and never waits."""
+
+    def record(self, record: RunRecord) -> None: ...

@@ -1,4 +1,4 @@
-"""What a call to a model consumed, as counted at the chat model."""
+"""What a call to a model consumed, as counted where every call passes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +8,16 @@ CallStatus = Literal["succeeded", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """Tokens of one call. `None` means not known; `cache_read_tokens` is a part of `input_tokens`."""
+    """Tokens of one call. `None` means not known; `cache_read_tokens` is a part of `input_tokens`.
+
+    `audio_s` is how much audio it heard, in seconds; `None` for a call that hears none.
+    """
 
     input_tokens: int | None
     output_tokens: int | None
     cache_read_tokens: int | None = None
     reasoning_tokens: int | None = None
+    audio_s: float | None = None
 
     @property
     def total_tokens(self) -> int | None:

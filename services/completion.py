@@ -22,7 +22,7 @@ from domain.errors import (
 )
 from domain.principals import Principal
 from domain.reports import Report
-from domain.runs import Failed, RunEvent, RunRecord, RunRequest, RunStatus, Started, Tokens
+from domain.runs import Failed, RecordsRuns, RunEvent, RunRequest, RunStatus, Started, Tokens
 from services.accounting.accountant import Accountant
 from services.agent_registry import Agent, Agents
 from services.graph_run import as_langchain, run_graph
@@ -37,12 +37,6 @@ logger = logging.getLogger("routeur.runs")
 
 CANCEL_WAIT_S = 5.0
 """How long a cancelled run may take to let go; an agent that swallows its cancellation does not hold the door."""
-
-
-class RecordsRuns(Protocol):
-    """Where rows go: the ledger. `record` never raises and never waits."""
-
-    def record(self, record: RunRecord) -> None: ...
 
 
 class OpensProjects(Protocol):

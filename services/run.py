@@ -7,7 +7,7 @@ from uuid import UUID
 from domain.errors import RouteurError
 from domain.reports import Report
 from domain.runs import Finished, RunRecord, RunRequest, RunStatus
-from services.accounting.metadata import record_calls
+from services.accounting.metadata import record_figures
 from services.agent_registry import Agent
 from services.graph_run import GraphOutcome
 from services.run_context import RunContext
@@ -53,7 +53,7 @@ def _message_count(request: RunRequest, *, answered: bool) -> int:
 
 def ledger_row(run: Run, report: Report, status: RunStatus, error: RouteurError | None) -> RunRecord:
     """The row, with nothing of what was said."""
-    request, impact = run.request, report.impact
+    request = run.request
     return RunRecord(
         run_id=run.id,
         created_at=run.created_at,
@@ -67,14 +67,7 @@ def ledger_row(run: Run, report: Report, status: RunStatus, error: RouteurError 
         status=status,
         error_code=error.code if error else None,
         message_count=_message_count(request, answered=status in {"succeeded", "interrupted"}),
-        input_tokens=report.usage.input_tokens,
-        output_tokens=report.usage.output_tokens,
-        estimated=report.estimated,
         latency_s=report.latency_s,
         time_to_first_token_s=report.time_to_first_token_s,
-        cost_eur=report.price.total_eur,
-        energy_kwh=impact.energy.mean if impact.energy else None,
-        gwp_kgco2eq=impact.gwp.mean if impact.gwp else None,
-        wcf_liters=impact.wcf.mean if impact.wcf else None,
-        calls=record_calls(report),
+        **record_figures(report),
     )

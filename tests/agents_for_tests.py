@@ -28,7 +28,7 @@ PLAIN = "plain"
 
 def _entry(name: str, **capabilities: bool) -> ModelEntry:
     able = entry(name, provider="openai", capabilities=Capabilities(**capabilities))
-    return able.model_copy(update={"context": able.context.model_copy(update={"tokens": 8_192})})
+    return able.model_copy(update={"window": able.context.model_copy(update={"tokens": 8_192})})
 
 
 AGENTS_CATALOGUE = CATALOGUE.model_copy(

@@ -55,33 +55,23 @@ def _all(services: Services) -> Iterator[dict[str, Any]]:
         yield _route(routes.pop(model.id), services) if model.id in routes else _model(model, services)
     for route in routes.values():
         yield _route(route, services)
-    newest = max((model.context.checked for model in catalogue.models), default=date.min)
+    newest = max((model.checked for model in catalogue.models), default=date.min)
     for agent in services.agents.all():
         yield _listed(agent.name, "agent", OURS, newest, agent.unavailable_reason)
 
 
 def _model(model: ModelEntry, services: Services) -> dict[str, Any]:
-    return _listed(model.id, model.type, model.provider, model.context.checked, _reason(model, services))
+    return _listed(model.id, model.type, model.provider, model.checked, services.unavailable_reason(model))
 
 
 def _route(route: Route, services: Services) -> dict[str, Any]:
     candidates = services.router.catalogue.candidates(route.name)
-    reasons = [_reason(model, services) for model in candidates]
+    reasons = [services.unavailable_reason(model) for model in candidates]
     reason = None if None in reasons else "; ".join(filter(None, reasons))
     own = next((model for model in candidates if model.id == route.name), None)
     kind, owner = ("route", OURS) if own is None else (own.type, own.provider)
-    listed = _listed(route.name, kind, owner, max(model.context.checked for model in candidates), reason)
+    listed = _listed(route.name, kind, owner, max(model.checked for model in candidates), reason)
     return {**listed, "candidates": [model.id for model in candidates]}
-
-
-def _reason(model: ModelEntry, services: Services) -> str | None:
-    if model.type == "embedding":
-        return (
-            "embeddings are not set up"
-            if services.embeddings is None
-            else services.embeddings.unavailable_reason(model)
-        )
-    return services.router.unavailable_reason(model) or services.router.cooling_reason(model)
 
 
 def _listed(name: str, kind: str, owner: str, checked: date, reason: str | None) -> dict[str, Any]:

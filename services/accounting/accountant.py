@@ -142,7 +142,13 @@ def _add_usage(one: TokenUsage, other: TokenUsage) -> TokenUsage:
         reasoning_tokens=_add(
             _part(one.reasoning_tokens, one.output_tokens), _part(other.reasoning_tokens, other.output_tokens)
         ),
+        audio_s=_add_heard(one.audio_s, other.audio_s),
     )
+
+
+def _add_heard(one: float | None, other: float | None) -> float | None:
+    """A call that hears nothing adds nothing."""
+    return one if other is None else other if one is None else one + other
 
 
 def _part(part: int | None, whole: int | None) -> int | None:
@@ -156,7 +162,8 @@ def _add(one: int | None, other: int | None) -> int | None:
 
 def _consumed_nothing(call: Call) -> bool:
     """A call refused before it began costs and emits nothing, whatever is known of its model."""
-    return call.usage.input_tokens == 0 and call.usage.output_tokens == 0 and call.local_work is None
+    usage = call.usage
+    return usage.input_tokens == 0 and usage.output_tokens == 0 and not usage.audio_s and call.local_work is None
 
 
 def _impact(by_model: Mapping[str, list[_Item]], *, estimated: bool) -> Impact:

@@ -46,6 +46,7 @@ def record_calls(report: Report) -> tuple[dict[str, Any], ...]:
             "output_tokens": call.usage.output_tokens,
             "cache_read_tokens": call.usage.cache_read_tokens,
             "reasoning_tokens": call.usage.reasoning_tokens,
+            "audio_s": call.usage.audio_s,
             "status": call.status,
             "error_code": call.error_code,
             "estimated": call.estimated,
@@ -56,6 +57,22 @@ def record_calls(report: Report) -> tuple[dict[str, Any], ...]:
         }
         for call, share in zip(report.calls, report.call_figures, strict=True)
     )
+
+
+def record_figures(report: Report) -> dict[str, Any]:
+    """The columns of a ledger row (`RunRecord`) that come from its report."""
+    impact = report.impact
+    return {
+        "input_tokens": report.usage.input_tokens,
+        "output_tokens": report.usage.output_tokens,
+        "audio_s": report.usage.audio_s,
+        "estimated": report.estimated,
+        "cost_eur": report.price.total_eur,
+        "energy_kwh": impact.energy.mean if impact.energy else None,
+        "gwp_kgco2eq": impact.gwp.mean if impact.gwp else None,
+        "wcf_liters": impact.wcf.mean if impact.wcf else None,
+        "calls": record_calls(report),
+    }
 
 
 def _pricing(price: Price) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from genai_prices import Usage, calc_price
 from genai_prices import __version__ as genai_prices_version
 from genai_prices.types import ModelPrice, PriceCalculation, TieredPrices
 
-from config.catalogue import GenaiPrice, ListPrice, ModelEntry
-from domain.pricing import FREE, TOKENS_PER_MTOK, Cost, TokenPrice, cached_tokens
+from config.catalogue import GenaiPrice, ListPrice, MinutePrice, ModelEntry
+from domain.pricing import FREE, TOKENS_PER_MTOK, AudioPrice, Cost, TokenPrice, cached_tokens
 from domain.usage import TokenUsage
 
 LOCAL_PROVIDER = "local"
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
-    """A price as it is shown: USD per million tokens, and where it comes from."""
+    """A price as it is shown: USD per million tokens or per minute of audio, and where it comes from."""
 
-    price: TokenPrice
+    price: TokenPrice | AudioPrice
     priced_by: str
 
 
@@ -33,11 +33,14 @@ class Tariff:
 
     cost: Callable[[TokenUsage], Cost | None]
     priced_by: str | None
+    by_the_minute: AudioPrice | None = None
 
     def listed(self) -> ListedPrice | None:
         """The price today, of a call below any tier."""
         if self.priced_by is None:
             return None
+        if self.by_the_minute is not None:
+            return ListedPrice(self.by_the_minute, self.priced_by)
         read = self.cost(TokenUsage(_SMALL_CALL, 0))
         cached = self.cost(TokenUsage(_SMALL_CALL, 0, cache_read_tokens=_SMALL_CALL))
         written = self.cost(TokenUsage(0, _SMALL_CALL))
@@ -66,6 +69,9 @@ def create_tariff(entry: ModelEntry) -> Tariff:
     match entry.price:
         case ListPrice() as price:
             return _list_tariff(price)
+        case MinutePrice() as price:
+            by_the_minute = AudioPrice(price.per_audio_minute_usd)
+            return Tariff(by_the_minute.cost, _dated(price), by_the_minute)
         case GenaiPrice() as price:
             return _genai_tariff(price, model_id=entry.id)
         case None:
@@ -79,7 +85,11 @@ def _list_tariff(price: ListPrice) -> Tariff:
         cache_read_per_mtok_usd=price.input_per_mtok_usd if cache_read is None else cache_read,
         output_per_mtok_usd=price.output_per_mtok_usd,
     )
-    return Tariff(token_price.cost, f"models.yaml {price.checked.isoformat()}")
+    return Tariff(token_price.cost, _dated(price))
+
+
+def _dated(price: ListPrice | MinutePrice) -> str:
+    return f"models.yaml {price.checked.isoformat()}"
 
 
 def _genai_tariff(price: GenaiPrice, *, model_id: str) -> Tariff:

@@ -1,23 +1,19 @@
 """Embeddings over HTTP, in OpenAI's format: OpenAI, Mistral, and every endpoint that speaks it."""
 
-import asyncio
 import math
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import orjson
 from pydantic import SecretStr
 
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
-from domain.errors import ProviderCut, ProviderStalled, ProviderUnreachable
 from services.embeddings.embedder import BatchLimits, EmbeddingCall, Vector
-from services.llm.providers.refusals import refusal
+from services.llm.providers.whole_call import WholeCall, post_whole, reading
 
+WHAT = "embeddings"
 MAX_ANSWER_BYTES = 32_000_000
 """64 vectors of 3,072 numbers take 4 to 5 MB; what is much longer than this is not an answer."""
 
@@ -48,7 +44,7 @@ class ApiEmbedder:
 
     async def embed(self, call: EmbeddingCall) -> list[Vector]:
         answer = await self._ask(call)
-        with _reading(self.name):
+        with reading(self.name, WHAT):
             parsed = orjson.loads(answer)
             call.input_tokens = _input_tokens(parsed)
             return _vectors(parsed, count=len(call.texts), dimensions=call.dimensions or call.model.dimensions)
@@ -56,62 +52,11 @@ class ApiEmbedder:
     async def _ask(self, call: EmbeddingCall) -> bytes:
         """The body of the answer. Raises what the provider's refusal means."""
         url = f"{self.base_url.rstrip('/')}/embeddings"
+        asked = WholeCall(self.name, url, self.api_key, WHAT, self.timeout_s, MAX_ANSWER_BYTES)
         payload: dict[str, Any] = {"model": call.model.name_on_wire, "input": list(call.texts)}
         if call.dimensions is not None:
             payload["dimensions"] = call.dimensions
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key.get_secret_value()}"
-        with _as_provider_errors(self.name, self.timeout_s):
-            async with (
-                asyncio.timeout(self.timeout_s),
-                self.http.session.post(
-                    url,
-                    data=orjson.dumps(payload),
-                    headers=headers,
-                    proxy=self.http.proxy_for(url),
-                    # A key goes to the address it was given for, and nowhere else.
-                    allow_redirects=False,
-                ) as response,
-            ):
-                if response.status != 200:
-                    raise await refusal(self.name, response)
-                return await _body_of(self.name, response)
-
-
-async def _body_of(provider: str, response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for part in response.content.iter_any():
-        body += part
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ProviderCut(f"{provider} sent embeddings of over {MAX_ANSWER_BYTES} bytes", retryable=False)
-    return bytes(body)
-
-
-@contextmanager
-def _as_provider_errors(provider: str, timeout_s: float) -> Iterator[None]:
-    """What went wrong on the line, as the house's errors."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise ProviderUnreachable(f"{provider} cannot be reached (no connection in time)", retryable=True) from error
-    except TimeoutError as error:
-        raise ProviderStalled(f"{provider} gave no embeddings in {timeout_s:g} s", retryable=True) from error
-    except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or "no route"
-        raise ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
-
-
-@contextmanager
-def _reading(provider: str) -> Iterator[None]:
-    """While an answer is read: what no sense can be made of is the provider's fault."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        problem = f"{provider} sent embeddings that cannot be read ({type(error).__name__})"
-        raise ProviderCut(problem, retryable=True) from error
+        return await post_whole(self.http, asked, orjson.dumps(payload), {"Content-Type": "application/json"})
 
 
 def _input_tokens(parsed: Any) -> int | None:

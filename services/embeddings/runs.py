@@ -4,24 +4,17 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 from uuid import UUID, uuid4
 
 from config.catalogue import ModelEntry
 from domain.errors import RouteurError, RunTimeout
 from domain.principals import Principal
 from domain.reports import Report
-from domain.runs import RunRecord, RunStatus
+from domain.runs import RecordsRuns, RunRecord, RunStatus
 from domain.usage import Call
 from services.accounting.accountant import Accountant
-from services.accounting.metadata import record_calls
+from services.accounting.metadata import record_figures
 from services.embeddings.service import EmbeddingAnswer, EmbeddingRequest, EmbeddingService
-
-
-class RecordsRuns(Protocol):
-    """Where rows go: the ledger."""
-
-    def record(self, record: RunRecord) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +91,6 @@ class EmbeddingRuns:
     def record(self, run: EmbeddingsDone, status: RunStatus = "succeeded", error_code: str | None = None) -> Report:
         """Leave the row of embeddings that were asked for elsewhere: of a document's passages, of a search."""
         report = self._accountant.report(run.calls, latency_s=run.latency_s, time_to_first_token_s=None)
-        impact = report.impact
         self._ledger.record(
             RunRecord(
                 run_id=run.run_id,
@@ -113,16 +105,9 @@ class EmbeddingRuns:
                 status=status,
                 error_code=error_code,
                 message_count=run.texts,
-                input_tokens=report.usage.input_tokens,
-                output_tokens=report.usage.output_tokens,
-                estimated=report.estimated,
                 latency_s=run.latency_s,
                 time_to_first_token_s=None,
-                cost_eur=report.price.total_eur,
-                energy_kwh=impact.energy.mean if impact.energy else None,
-                gwp_kgco2eq=impact.gwp.mean if impact.gwp else None,
-                wcf_liters=impact.wcf.mean if impact.wcf else None,
-                calls=record_calls(report),
+                **record_figures(report),
             )
         )
         return report

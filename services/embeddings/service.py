@@ -1,18 +1,15 @@
 """The one way to embeddings: from a model's name and texts to vectors, each call counted once."""
 
-import asyncio
-import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from config.catalogue import Catalogue, ModelEntry
-from domain.errors import BadRequest, ContextOverflow, ModelUnavailable, RouteurError, UnknownModel
-from domain.usage import Call, CallStatus, TokenUsage
+from domain.errors import BadRequest, ContextOverflow, ModelUnavailable, UnknownModel
+from domain.usage import Call, TokenUsage
 from services.embeddings.embedder import BatchLimits, Embedder, EmbeddingCall, Vector
 from services.llm.call_meter import CHARS_PER_TOKEN, NOTHING_WAS_SERVED
-
-logger = logging.getLogger("routeur.embeddings")
+from services.llm.counting import Measured, counted_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,49 +95,18 @@ class EmbeddingService:
             on_call(call)
 
         for texts in _batches(request.texts, embedder.batch):
-            vectors += await _counted(embedder, EmbeddingCall(model, texts, request.dimensions), count)
+            call = EmbeddingCall(model, texts, request.dimensions)
+            vectors += await counted_once(model, embedder.embed(call), count, partial(_measured, call))
         return EmbeddingAnswer(model.id, vectors, tuple(calls))
 
 
-async def _counted(embedder: Embedder, call: EmbeddingCall, on_call: Callable[[Call], None]) -> list[Vector]:
-    """The call's vectors. Also reached when the client hangs up: what was consumed is still counted."""
-    started = time.perf_counter()
-    status: CallStatus = "failed"
-    failure: BaseException | None = None
-    try:
-        vectors = await embedder.embed(call)
-        status = "succeeded"
-    except RouteurError as error:
-        failure = error
-        logger.warning("call failed", extra={"model": call.model.id, "code": error.code, "reason": error.message})
-        raise
-    except asyncio.CancelledError:
-        status = "cancelled"
-        raise
-    finally:
-        usage, estimated = _usage(call, failure)
-        on_call(
-            Call(
-                model=call.model.id,
-                provider=call.model.provider,
-                usage=usage,
-                estimated=estimated,
-                status=status,
-                latency_s=time.perf_counter() - started,
-                local_work=call.local_work,
-                error_code=failure.code if isinstance(failure, RouteurError) else None,
-            )
-        )
-    return vectors
-
-
-def _usage(call: EmbeddingCall, failure: BaseException | None) -> tuple[TokenUsage, bool]:
-    """What was read, and whether that is an estimate. An embedding writes nothing, which is known."""
+def _measured(call: EmbeddingCall, failure: BaseException | None) -> Measured:
+    """What was read. An embedding writes nothing, which is known."""
     if isinstance(failure, (*NOTHING_WAS_SERVED, ModelUnavailable)):
-        return TokenUsage(0, 0), False
+        return TokenUsage(0, 0), False, call.local_work
     if call.input_tokens is not None:
-        return TokenUsage(call.input_tokens, 0), False
-    return TokenUsage(sum(max(1, len(text) // CHARS_PER_TOKEN) for text in call.texts), 0), True
+        return TokenUsage(call.input_tokens, 0), False, call.local_work
+    return TokenUsage(sum(max(1, len(text) // CHARS_PER_TOKEN) for text in call.texts), 0), True, call.local_work
 
 
 def _check(request: EmbeddingRequest, model: ModelEntry, limits: EmbeddingLimits) -> None:

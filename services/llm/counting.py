@@ -2,15 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import TypeVar
 
+from config.catalogue import ModelEntry
 from domain.errors import RouteurError
-from domain.usage import Call, CallStatus
+from domain.usage import Call, CallStatus, LocalWork, TokenUsage
 from services.llm.call_meter import CallMeter
 from services.llm.providers.provider import Delta, ModelCall, Provider
 
 logger = logging.getLogger("routeur.router")
+
+ResultT = TypeVar("ResultT")
+Measured = tuple[TokenUsage, bool, LocalWork | None]
+"""What a call consumed, whether that is an estimate, and the work of this machine."""
 
 
 async def counted(provider: Provider, call: ModelCall, on_call: Callable[[Call], None]) -> AsyncGenerator[Delta]:
@@ -40,3 +47,43 @@ async def counted(provider: Provider, call: ModelCall, on_call: Callable[[Call],
         raise
     finally:
         on_call(meter.finish(status, failure))
+
+
+async def counted_once(
+    model: ModelEntry,
+    doing: Awaitable[ResultT],
+    on_call: Callable[[Call], None],
+    measure: Callable[[BaseException | None], Measured],
+) -> ResultT:
+    """The result of a call that answers in one piece. `measure` is told how it failed, `None` when it did not."""
+    started = time.perf_counter()
+    status: CallStatus = "failed"
+    failure: BaseException | None = None
+    try:
+        result = await doing
+        status = "succeeded"
+    except RouteurError as error:
+        failure = error
+        logger.warning("call failed", extra={"model": model.id, "code": error.code, "reason": error.message})
+        raise
+    except asyncio.CancelledError as hang_up:
+        status, failure = "cancelled", hang_up
+        raise
+    except Exception as error:
+        failure = error
+        raise
+    finally:
+        usage, estimated, local_work = measure(failure)
+        on_call(
+            Call(
+                model=model.id,
+                provider=model.provider,
+                usage=usage,
+                estimated=estimated,
+                status=status,
+                latency_s=time.perf_counter() - started,
+                local_work=local_work,
+                error_code=failure.code if isinstance(failure, RouteurError) else None,
+            )
+        )
+    return result

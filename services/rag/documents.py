@@ -1,6 +1,5 @@
 """The documents of a project: taken in, listed, looked at, deleted. Only their owner sees that they exist."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,17 +14,15 @@ from core.jobs import Jobs
 from domain.documents import Document
 from domain.errors import NotFound
 from domain.principals import Principal
+from services.accounting.totals import as_calls
 from services.embeddings.runs import EmbeddingRuns, EmbeddingsDone
 from services.embeddings.service import EmbeddingService
-from services.embeddings.totals import as_calls
 from services.rag.ingest import JOB
+from services.rag.ingest_store import FILES
 from services.rag.projects import check_allowed, check_project_id, claim_project, is_project_id, no_such_project
 from services.rag.uploads import Upload
 
 logger = logging.getLogger("routeur.documents")
-
-CHUNK_BYTES = 1_048_576
-"""A document's bytes are stored in pieces of this size: none is ever in memory whole."""
 
 _FIELDS = ", ".join(f"documents.{field.name}" for field in fields(Document))
 _OWN = """
@@ -117,14 +114,7 @@ class Documents:
 
     async def _store(self, connection: AsyncConnection[DictRow], row: DictRow, upload: Upload) -> None:
         document_id, job_id = row["document_id"], row["job_id"]
-        await asyncio.to_thread(upload.file.seek, 0)
-        ordinal = 0
-        while content := await asyncio.to_thread(upload.file.read, CHUNK_BYTES):
-            await connection.execute(
-                "INSERT INTO document_files (document_id, ordinal, content) VALUES (%s, %s, %b)",
-                (document_id, ordinal, content),
-            )
-            ordinal += 1
+        await FILES.store(connection, document_id, upload.file)
         job = await self._jobs.defer(connection, JOB, document_id=str(document_id), job_id=str(job_id))
         await connection.execute("UPDATE documents SET queue_job = %s WHERE document_id = %s", (job, document_id))
 

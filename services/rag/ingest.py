@@ -3,52 +3,35 @@
 It may be cut off at any moment and begun again elsewhere: what is stored stays, and the next attempt goes on after it.
 """
 
-import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from core.jobs import RetryLater
+from core.database import storable
+from core.jobs import RetryLater, TakenAway
 from domain.documents import PassageDraft
-from domain.errors import (
-    DatabaseUnavailable,
-    ModelUnavailable,
-    ProviderError,
-    RouteurError,
-    RunTimeout,
-    ShuttingDown,
-    StorageFull,
-)
+from domain.errors import DatabaseUnavailable, RouteurError
 from domain.runs import RunStatus
 from domain.usage import Call
+from services.accounting.totals import add_calls, as_calls
 from services.embeddings.runs import EmbeddingRuns, EmbeddingsDone
 from services.embeddings.service import EmbeddingRequest, EmbeddingService
-from services.embeddings.totals import add_calls, as_calls
+from services.job_attempts import MAX_ATTEMPTS, attempt_folder, may_pass, reason_of, wait_before_next_s
 from services.rag.extraction.extractor import ExtractedPart, ExtractionLimits, UnreadableDocument
-from services.rag.ingest_store import Embedded, IngestStore, Taken, TakenAway, words_of
-from services.rag.search_text import storable
+from services.rag.ingest_store import Embedded, IngestStore, Taken, words_of
 
 logger = logging.getLogger("routeur.documents")
 
 JOB = "ingest_document"
 BATCH = 8
 """Passages embedded and stored at once: on this machine 60 ms of work, for which a question waits at most."""
-MAX_ATTEMPTS = 10
-"""Without any progress between them. With the waits below, an outage of half an hour is survived."""
-FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 600.0
 ALMOST = 99.0
-LEFT_S = 86_400.0
-"""No attempt lasts for a day."""
 
 Extract = Callable[[Path, str, ExtractionLimits], AsyncGenerator[ExtractedPart]]
-
-_MAY_PASS = (DatabaseUnavailable, ModelUnavailable, RunTimeout, ShuttingDown, StorageFull)
 
 
 @dataclass(slots=True)
@@ -61,14 +44,6 @@ class _Attempt:
     batch: list[PassageDraft] = field(default_factory=list)
     stored: int = 0
     pages: int | None = None
-
-
-def remove_left_files(directory: Path, older_than_s: float = LEFT_S) -> None:
-    """What processes that were killed left behind. Blocks: call it from a thread."""
-    for path in directory.glob("*"):
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < time.time() - older_than_s:
-                path.unlink()
 
 
 class Ingest:
@@ -119,7 +94,8 @@ class Ingest:
             raise UnreadableDocument(
                 f"it was tried {MAX_ATTEMPTS} times in vain: {taken.error or 'each ended abruptly'}"
             )
-        async with _file(self._directory, taken) as path:
+        async with attempt_folder(self._directory, f"{taken.document_id}-{taken.claim}") as folder:
+            path = folder / "document"
             await self._store.write_file(taken.document_id, path)
             async with aclosing(self._extract(path, taken.title, self._limits)) as parts:
                 async for part in parts:
@@ -155,8 +131,8 @@ class Ingest:
 
     async def _hindered(self, attempt: _Attempt, error: RouteurError | OSError) -> None:
         taken = attempt.taken
-        reason = error.message if isinstance(error, RouteurError) else f"this machine: {error.strerror or error}"
-        if not _may_pass(error):
+        reason = reason_of(error)
+        if not may_pass(error):
             await self._fail(attempt, reason, error.code if isinstance(error, RouteurError) else None)
             return
         # The attempts before this one brought nothing: with progress, the count begins anew.
@@ -164,7 +140,7 @@ class Ingest:
         if tries >= MAX_ATTEMPTS:
             await self._fail(attempt, f"it was tried {tries} times in vain: {reason}", None)
             return
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (tries - 1))
+        wait_s = wait_before_next_s(tries, error)
         logger.warning("a document has to wait", extra={"reason": reason, "wait_s": wait_s})
         if not isinstance(error, DatabaseUnavailable):
             with contextlib.suppress(TakenAway):
@@ -206,23 +182,8 @@ def _row(taken: Taken, calls: list[Call], *, texts: int) -> EmbeddingsDone:
     )
 
 
-def _may_pass(error: RouteurError | OSError) -> bool:
-    return error.retryable if isinstance(error, ProviderError) else isinstance(error, (*_MAY_PASS, OSError))
-
-
 def _percent(part: ExtractedPart, passage: PassageDraft, taken: Taken) -> float:
     """How much is done; where there are no pages, guessed by the characters that a file of this size would have."""
     if part.pages_total:
         return min(ALMOST, 100 * (passage.page or part.pages_done or 0) / part.pages_total)
     return min(ALMOST, 100 * passage.end_char / max(taken.size_bytes, 1))
-
-
-@contextlib.asynccontextmanager
-async def _file(directory: Path, taken: Taken) -> AsyncGenerator[Path]:
-    """Where this attempt's copy of the bytes lies. `remove_left_files` takes those of killed processes."""
-    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-    path = directory / f"{taken.document_id}-{taken.claim}"
-    try:
-        yield path
-    finally:
-        await asyncio.to_thread(path.unlink, missing_ok=True)

@@ -1,12 +1,11 @@
 """What the work on a document reads and writes. Only the attempt that took the document last may write."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID, uuid4
 
 import orjson
@@ -14,9 +13,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from core.database import Database
+from core.database import Database, storable
+from core.jobs import TakenAway
+from core.stored_files import StoredFiles
 from domain.documents import PassageDraft
-from services.rag.search_text import halfvec, scope_lexemes, storable, without_accents
+from services.rag.search_text import halfvec, scope_lexemes, without_accents
+
+FILES = StoredFiles("document_files", "document_id")
 
 _TAKE = """
     UPDATE documents SET claim = %(claim)s, status = 'running', attempts = attempts + 1
@@ -27,7 +30,6 @@ _TAKE = """
         documents.created_at,
         (SELECT coalesce(max(ordinal) + 1, 0) FROM passages WHERE document_id = %(document)s) AS next_ordinal
 """
-_READ = "SELECT content FROM document_files WHERE document_id = %s AND ordinal = %s"
 _ADVANCE = """
     UPDATE documents SET passages = passages + %(count)s, pages = coalesce(%(pages)s, pages), attempts = 0,
         error = NULL, usage = %(usage)s, progress_percent = greatest(progress_percent, %(percent)s)
@@ -57,10 +59,6 @@ _POSTPONE = """
     UPDATE documents SET status = 'queued', error = %(error)s, claim = NULL
     WHERE document_id = %(document)s AND claim = %(claim)s
 """
-
-
-class TakenAway(Exception):
-    """The document was deleted, or another worker has it: there is nothing more to do here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +105,7 @@ class IngestStore:
 
     async def write_file(self, document_id: UUID, path: Path) -> None:
         """The uploaded bytes, at this path."""
-        with path.open("wb") as file:
-            ordinal = 0
-            while (content := await self._chunk(document_id, ordinal)) is not None:
-                await asyncio.to_thread(_write, file, content)
-                ordinal += 1
-
-    async def _chunk(self, document_id: UUID, ordinal: int) -> bytes | None:
-        async with self._database.connection() as connection, connection.cursor(binary=True) as cursor:
-            await cursor.execute(_READ, (document_id, ordinal))
-            row = await cursor.fetchone()
-        return None if row is None else bytes(row["content"])
+        await FILES.write(self._database, document_id, path)
 
     async def add(
         self,
@@ -142,12 +130,12 @@ class IngestStore:
     async def succeed(self, taken: Taken) -> None:
         """Done: the bytes go."""
         async with self._own(taken, _SUCCEED) as connection:
-            await connection.execute("DELETE FROM document_files WHERE document_id = %s", (taken.document_id,))
+            await FILES.delete(connection, taken.document_id)
 
     async def fail(self, taken: Taken, reason: str) -> None:
         """Nothing of the document stays but the reason."""
         async with self._own(taken, _FAIL, error=storable(reason)) as connection:
-            await connection.execute("DELETE FROM document_files WHERE document_id = %s", (taken.document_id,))
+            await FILES.delete(connection, taken.document_id)
             await connection.execute("DELETE FROM passages WHERE document_id = %s", (taken.document_id,))
 
     async def postpone(self, taken: Taken, reason: str) -> None:
@@ -183,7 +171,3 @@ def _row(embedded: Embedded) -> dict[str, Any]:
         "words": words,
         "plain": without_accents(words),
     }
-
-
-def _write(file: BinaryIO, content: bytes) -> None:
-    file.write(content)

@@ -9,9 +9,10 @@ from core.database import Database
 from core.jobs import Jobs
 from services.embeddings.runs import EmbeddingRuns
 from services.embeddings.service import EmbeddingService
+from services.job_attempts import remove_left_files
 from services.rag.documents import Documents
 from services.rag.extraction.extractor import ExtractionLimits, extract_passages
-from services.rag.ingest import JOB, Ingest, remove_left_files
+from services.rag.ingest import JOB, Ingest
 from services.rag.ingest_store import IngestStore
 from services.rag.projects import Projects
 from services.rag.search import Retriever

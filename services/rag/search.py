@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from core.database import Database
+from core.database import Database, storable
 from domain.documents import Passage, SearchFilter
 from domain.errors import InvalidParameter
 from domain.usage import Call
 from services.embeddings.service import EmbeddingRequest, EmbeddingService
 from services.rag.search_sql import BY_ALL_WORDS, BY_WORDS, FUSED, MODEL_OF_PROJECT
-from services.rag.search_text import halfvec, quoted_lexeme, scope_lexemes, storable, without_accents
+from services.rag.search_text import halfvec, quoted_lexeme, scope_lexemes, without_accents
 
 MAX_K = 50
 MAX_QUESTION_CHARS = 2_000

@@ -1,18 +1,10 @@
 """What PostgreSQL is given to find by, at storing and at asking alike: text for its full text search, and vectors."""
 
-import re
 import unicodedata
 from collections.abc import Iterable
 
 MARK = "="
 """Begins the lexemes that say a passage's project and document. PostgreSQL's parser yields none that begin so."""
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def storable(text: str) -> str:
-    """The text as PostgreSQL can hold it, of the same length: without NUL and halves of surrogate pairs."""
-    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def without_accents(text: str) -> str:

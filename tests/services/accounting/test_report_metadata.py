@@ -136,6 +136,7 @@ def test_each_recorded_call_carries_its_own_cost_and_carbon(accountant):
         "output_tokens": 400,
         "cache_read_tokens": 800,
         "reasoning_tokens": 0,
+        "audio_s": None,
         "status": "succeeded",
         "error_code": None,
         "estimated": False,

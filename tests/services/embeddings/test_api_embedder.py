@@ -23,6 +23,7 @@ from domain.errors import (
 from services.embeddings import api
 from services.embeddings.api import ApiEmbedder
 from services.embeddings.embedder import EmbeddingCall
+from services.llm.providers.whole_call import reading
 from tests.embeddings_server import (
     Answer,
     EmbeddingsServer,
@@ -47,13 +48,13 @@ def small() -> ModelEntry:
 
 
 def embedder_at(
-    base_url: str, http: HttpClient, *, key: str | None = API_KEY, timeout_s: float = 2.0, needs: str | None = None
+    base_url: str, http: HttpClient, *, key: str | None = API_KEY, timeout_s: float = 30.0, needs: str | None = None
 ) -> ApiEmbedder:
     secret = None if key is None else SecretStr(key)
     return ApiEmbedder("fake", http, base_url, secret, timeout_s, key_setting=needs)
 
 
-async def embed(answer: Answer, *, timeout_s: float = 2.0, **fields: Any) -> tuple[list[Any], EmbeddingCall]:
+async def embed(answer: Answer, *, timeout_s: float = 30.0, **fields: Any) -> tuple[list[Any], EmbeddingCall]:
     async with embeddings_server(answer) as server, http_client() as http:
         call = EmbeddingCall(**{"model": small(), "texts": TEXTS, **fields})
         found = await embedder_at(server.base_url, http, timeout_s=timeout_s).embed(call)
@@ -189,12 +190,11 @@ async def test_a_caller_who_leaves_closes_the_connection():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(2):
-            await server.left_early.wait()
+        await asyncio.wait_for(server.left_early.wait(), 30)
 
 
 async def asked(server: EmbeddingsServer) -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not server.requests:  # noqa: ASYNC110 - a request has no event of its own
             await asyncio.sleep(0.005)
 
@@ -215,7 +215,7 @@ async def test_a_missing_key_is_named_by_its_setting(key, reason):
 )
 def test_no_answer_at_all_makes_anything_but_a_providers_failure(body):
     try:
-        with api._reading("fake"):
+        with reading("fake", "embeddings"):
             api._input_tokens(body)
             api._vectors(body, count=1, dimensions=None)
     except ProviderCut:

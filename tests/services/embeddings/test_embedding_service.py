@@ -292,7 +292,7 @@ async def test_a_client_who_hangs_up_is_counted():
     async with embeddings_server(Silence()) as server, http_client() as http:
         service = real_service(CATALOGUE, {"base_url": server.base_url, "key": API_KEY}, http)
         task = asyncio.create_task(service.embed(ask("Bonjour"), told.append))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while not server.requests:  # noqa: ASYNC110 - a request has no event of its own
                 await asyncio.sleep(0.005)
         task.cancel()
@@ -331,7 +331,7 @@ def real_service(
         openai_base_url=base_url,
         mistralai_api_key=key,
         mistral_base_url=base_url,
-        provider_stall_timeout_s=10,
+        provider_stall_timeout_s=30,
     )
     keys = {"ollama": settings.openai_api_key} if settings.openai_api_key else {}
     embedders = create_embedders(catalogue, settings, http or HttpClient(1.0), loaded_embedder(), keys)

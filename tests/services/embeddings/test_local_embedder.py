@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from services.embeddings import local
 from services.embeddings.embedder import EmbeddingCall, Vector
 from services.embeddings.local import LocalEmbedder
 from tests.loaded_embedder import loaded_embedder
+from tests.postgres_for_tests import WAIT_S, Child
 
 PAIRS = [
     ("Quelle est la cotisation annuelle ?", "How much is the yearly membership fee?"),
@@ -33,7 +35,7 @@ def loaded() -> LocalEmbedder:
 @pytest.fixture
 async def fresh() -> AsyncIterator[LocalEmbedder]:
     """Not loaded yet."""
-    embedder = LocalEmbedder(timeout_s=20)
+    embedder = LocalEmbedder(timeout_s=60)
     yield embedder
     await embedder.close()
 
@@ -101,25 +103,45 @@ async def test_tokens_are_counted_and_the_work_is_measured(loaded):
     assert 0 < call.local_work.ram_gb_s <= loaded.resident_bytes / 1e9 * wall
 
 
-async def test_no_thread_but_the_measured_one_works(loaded):
-    """A BLAS thread pool would work unseen: its CPU time is in the process and not in the thread."""
-    await loaded.embed(call_of("warm"))
+MEASURED = """
+import asyncio, time
+from tests.loaded_embedder import loaded_embedder
+from tests.services.embeddings.test_local_embedder import call_of
+
+async def main():
+    embedder = loaded_embedder()
+    await embedder.embed(call_of("warm"))
     call = call_of(*("Une phrase de longueur moyenne, pour mesurer." for _ in range(300)))
-    cpu = time.process_time()
-    await loaded.embed(call)
-    cpu = time.process_time() - cpu
-    assert call.local_work is not None
-    assert call.local_work.cpu_s == pytest.approx(cpu, rel=0.15)
+    cpu_s = time.process_time()
+    await embedder.embed(call)
+    print(call.local_work.cpu_s, time.process_time() - cpu_s)
+    await embedder.close()
+
+asyncio.run(main())
+"""
+
+
+async def test_no_thread_but_the_measured_one_works():
+    """A BLAS thread pool would work unseen: its CPU time is in the process and not in the thread.
+
+    In a process of its own, where nothing else works.
+    """
+    said = await asyncio.to_thread(Child(MEASURED).finish)
+    measured_cpu_s, process_cpu_s = map(float, said.split())
+    assert measured_cpu_s == pytest.approx(process_cpu_s, rel=0.15)
 
 
 async def test_loading_waits_for_the_first_call_and_is_counted_to_it(fresh):
     assert fresh.resident_bytes is None
-    first, second = call_of("Bonjour"), call_of("Bonjour")
-    await fresh.embed(first)
-    await fresh.embed(second)
-    assert first.local_work is not None
-    assert second.local_work is not None
-    assert first.local_work.cpu_s > 10 * second.local_work.cpu_s
+    first, *later = [await cpu_s_of(fresh) for _ in range(4)]
+    assert first > 10 * min(later)  # The best of three: a collection of the tests' own garbage may fall into one.
+
+
+async def cpu_s_of(embedder: LocalEmbedder) -> float:
+    call = call_of("Bonjour")
+    await embedder.embed(call)
+    assert call.local_work is not None
+    return call.local_work.cpu_s
 
 
 async def test_a_text_beyond_the_context_is_refused_and_its_work_counted(loaded):
@@ -131,17 +153,20 @@ async def test_a_text_beyond_the_context_is_refused_and_its_work_counted(loaded)
 
 
 async def test_eight_callers_at_once_do_not_hold_up_the_loop(fresh):
-    """Loading included. The best of three: other processes take the machine away at times."""
-    lags = []
-    for _ in range(3):
-        lag = await worst_lag_during(fresh, callers=8)
-        lags.append(lag)
-        if lag <= 0.05:
+    """Loading included. The best of five: other processes take the machine away at times.
+
+    A share of the time that the work takes, which a busy machine draws out as much as the loop's waiting.
+    """
+    shares = []
+    for _ in range(5):
+        shares.append(await longest_wait_during(fresh, callers=8))
+        if shares[-1] <= 0.5:
             return
-    raise AssertionError(f"the loop waited {min(lags) * 1000:.0f} ms")
+    raise AssertionError(f"the loop waited {min(shares):.0%} of the time that a call takes")
 
 
-async def worst_lag_during(embedder: LocalEmbedder, *, callers: int) -> float:
+async def longest_wait_during(embedder: LocalEmbedder, *, callers: int) -> float:
+    """The loop's, in the time that one of the calls takes."""
     texts = [text for pair in PAIRS for text in pair] * 8
     beats = [time.perf_counter()]
 
@@ -154,15 +179,29 @@ async def worst_lag_during(embedder: LocalEmbedder, *, callers: int) -> float:
     found = await asyncio.gather(*(embedder.embed(call_of(*texts)) for _ in range(callers)))
     pulse.cancel()
     assert all(vectors == found[0] for vectors in found)
-    assert len(beats) > 20
-    return max(later - earlier for earlier, later in pairwise(beats))
+    return max(later - earlier for earlier, later in pairwise(beats)) / ((beats[-1] - beats[0]) / callers)
+
+
+async def test_callers_at_once_take_turns_in_one_thread_which_is_not_the_loops(loaded, monkeypatch):
+    """Two would hold Python's lock in turns, and the loop would wait for both."""
+    threads = []
+    encode = type(loaded._encoder).encode
+
+    def telling(encoder, call):
+        threads.append(threading.current_thread())
+        return encode(encoder, call)
+
+    monkeypatch.setattr(type(loaded._encoder), "encode", telling)
+    await asyncio.gather(*(loaded.embed(call_of("Bonjour")) for _ in range(8)))
+    assert (len(threads), len(set(threads))) == (8, 1)
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_a_caller_who_leaves_before_their_turn_has_consumed_nothing(loaded):
-    async with busy(loaded):
+    async with at_work(loaded):
         call = call_of("Bonjour")
         task = asyncio.create_task(loaded.embed(call))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # It is in the queue.
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -170,10 +209,8 @@ async def test_a_caller_who_leaves_before_their_turn_has_consumed_nothing(loaded
 
 
 async def test_a_caller_who_leaves_in_their_turn_has_consumed_all_of_it(loaded):
-    call = slow_call()
-    task = asyncio.create_task(loaded.embed(call))
-    await asyncio.sleep(0.03)
-    task.cancel()
+    async with at_work(loaded) as (task, call):
+        task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert call.input_tokens is not None
@@ -182,21 +219,24 @@ async def test_a_caller_who_leaves_in_their_turn_has_consumed_all_of_it(loaded):
 
 async def test_who_waits_too_long_is_told_so():
     embedder = loaded_embedder(timeout_s=0.05)
-    call = slow_call()
+    held = HeldTexts()
     with pytest.raises(ProviderStalled, match=r"this machine gave no embeddings in 0\.05 s"):
-        await embedder.embed(call)
+        await embedder.embed(EmbeddingCall(the_model(), held))
+    held.go_on.set()
     await embedder.close()
 
 
 async def test_closing_tells_those_who_wait_and_those_who_come_later():
     embedder = loaded_embedder()
-    begun, waiting = slow_call(), call_of("Bonjour")
-    tasks = [asyncio.create_task(embedder.embed(call)) for call in (begun, waiting)]
-    await asyncio.sleep(0.02)
-    await embedder.close()
-    done, refused = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(done, list)
-    assert isinstance(refused, ShuttingDown)
+    waiting = call_of("Bonjour")
+    async with at_work(embedder) as (begun, _):
+        refused = asyncio.create_task(embedder.embed(waiting))
+        await asyncio.sleep(0)  # It is in the queue.
+        closing = asyncio.create_task(embedder.close())
+        with pytest.raises(ShuttingDown):
+            await refused
+    await closing
+    assert len(await begun) == 1
     assert waiting.input_tokens == 0
     with pytest.raises(ShuttingDown):
         await embedder.embed(call_of("Bonjour"))
@@ -218,8 +258,11 @@ def test_only_the_one_model_is_served_here(loaded):
     assert loaded.unavailable_reason(other) == "the embedding model on this machine is 'use-multilingual-v3'"
 
 
-class SlowTexts(Sequence[str]):
-    """Texts that take a while to read, in the thread that reads them."""
+class HeldTexts(Sequence[str]):
+    """A text that is not read before it may go on, in the thread that reads it."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
 
     def __len__(self) -> int:
         return 1
@@ -227,18 +270,20 @@ class SlowTexts(Sequence[str]):
     def __getitem__(self, place):
         if place > 0:
             raise IndexError
-        time.sleep(0.2)
+        self.begun.set()
+        assert self.go_on.wait(WAIT_S)
         return "Bonjour"
 
 
-def slow_call() -> EmbeddingCall:
-    return EmbeddingCall(the_model(), SlowTexts())
-
-
 @asynccontextmanager
-async def busy(embedder: LocalEmbedder) -> AsyncIterator[None]:
-    """The embedder is at work for somebody else meanwhile."""
-    task = asyncio.create_task(embedder.embed(slow_call()))
-    await asyncio.sleep(0.02)
-    yield
-    await task
+async def at_work(embedder: LocalEmbedder) -> AsyncIterator[tuple[asyncio.Task[list[Vector]], EmbeddingCall]]:
+    """The embedder is at work for this call until the end of the block."""
+    held = HeldTexts()
+    call = EmbeddingCall(the_model(), held)
+    task = asyncio.create_task(embedder.embed(call))
+    try:
+        assert await asyncio.to_thread(held.begun.wait, WAIT_S)
+        yield task, call
+    finally:
+        held.go_on.set()
+        await asyncio.wait({task})

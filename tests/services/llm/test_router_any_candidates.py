@@ -15,11 +15,11 @@ from domain.errors import (
     ProviderStalled,
     ProviderUnreachable,
 )
-from services.llm import router as router_module
+from services.llm import failover
 from services.llm.providers.provider import Delta
 from tests.router_for_tests import END, ROLE, USAGE, Answer, Outcome, Table, refused, table
 
-MAX_ATTEMPTS = router_module.ATTEMPTS_OF_THE_LAST
+MAX_ATTEMPTS = failover.ATTEMPTS_OF_THE_LAST
 
 errors = st.sampled_from([401, 402, 403, 404, 408, 429, 500, 503]).map(refused) | st.sampled_from(
     [
@@ -62,7 +62,7 @@ def test_whatever_fails_one_candidate_answers_or_one_failure_is_told(
 ) -> None:
     asked, scripts = drawn
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(router_module, "FIRST_DELAY_S", 0.0)
+        patched.setattr(failover, "FIRST_DELAY_S", 0.0)
         answer = asyncio.run(asked.ask())
     played = played_by(asked, scripts)
     check_answer(answer, played)

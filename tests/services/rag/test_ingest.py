@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from core.jobs import RetryLater
+from core.jobs import RetryLater, TakenAway
 from domain.documents import Document
 from domain.errors import BadRequest, ModelUnavailable, ProviderRefused, ProviderUnreachable
-from services.rag.ingest import BATCH, MAX_ATTEMPTS, remove_left_files
-from services.rag.ingest_store import IngestStore, TakenAway
+from services.job_attempts import MAX_ATTEMPTS, remove_left_files
+from services.rag.ingest import BATCH
+from services.rag.ingest_store import IngestStore
 from tests.house_for_tests import until
 from tests.projects_for_tests import ALICE, House, nowhere
 
