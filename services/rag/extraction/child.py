@@ -1,16 +1,13 @@
-"""The process that reads one document: bounded, without secrets, its parts as lines on standard output.
+"""The process that reads one document, its parts as lines on standard output.
 
-Started by `extractor.py`. It imports what the document's format needs, nothing of the server.
+Started by `extractor.py`, bounded and without secrets (`core.child_bounds`). It imports what the document's format
+needs, nothing of the server.
 """
 
 import argparse
-import contextlib
 import importlib
 import os
-import resource
 import sys
-import threading
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,7 +23,7 @@ from services.rag.extraction.contract import (
     too_much_text,
 )
 from services.rag.extraction.sniffing import check_content
-from services.rag.extraction.wire import MAX_PASSAGES, OUT_OF_MEMORY, encode_last, encode_part
+from services.rag.extraction.wire import MAX_PASSAGES, encode_last, encode_part
 from services.rag.splitting import split
 
 READERS = {
@@ -41,15 +38,7 @@ READERS = {
     "csv": "table",
 }
 NO_TEXT = "the document holds no text that can be read: send one that does"
-NICENESS = 10
-OOM_SCORE = 900
-"""When memory runs out the system should end this process first (proc(5), oom_score_adj)."""
-ADDRESS_SPACE_MARGIN_BYTES = 512_000_000
-"""Address space is not memory: libraries and freed blocks count too. The watch below bounds what is resident."""
-MAX_FILE_BYTES = 4_000_000
-"""It writes no file but Python's own cache of compiled modules."""
 PAGES_A_PART = 20
-_WATCH_S = 0.02
 
 
 def main() -> None:
@@ -62,45 +51,8 @@ def main() -> None:
     wanted.add_argument("memory_bytes", type=int)
     given = wanted.parse_args()
     limits = ExtractionLimits(given.max_pages, given.max_text_chars, given.timeout_s, given.memory_bytes)
-    bound(limits)
-    threading.Thread(target=_watch, args=(limits.memory_bytes, os.getppid()), daemon=True).start()
     _say(_last_line(given.suffix, given.path, limits))
     os._exit(0)  # Tearing a large document down takes as long as reading it, for nobody.
-
-
-def bound(limits: ExtractionLimits) -> None:
-    """What the system refuses this process from here on. Where it knows a bound not, the others still hold."""
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
-    cpu_s = int(limits.timeout_s) + 1
-    bounds = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: MAX_FILE_BYTES,
-        resource.RLIMIT_CPU: cpu_s,
-        resource.RLIMIT_AS: limits.memory_bytes + ADDRESS_SPACE_MARGIN_BYTES,
-    }
-    for what, most in bounds.items():
-        with contextlib.suppress(OSError, ValueError):  # ValueError: a lower bound is already set. OSError: macOS.
-            resource.setrlimit(what, (most, most))
-
-
-def resident_bytes() -> int:
-    """The memory this process holds. (The peak that `getrusage` tells on Linux begins with the server's own.)"""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except FileNotFoundError:  # macOS: the peak, in bytes.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * resource.getpagesize()
-
-
-def _watch(memory_bytes: int, parent: int) -> None:
-    """Ends the process when it holds too much, also inside a library's call, or when the server is gone."""
-    while os.getppid() == parent:
-        if resident_bytes() > memory_bytes:
-            os._exit(OUT_OF_MEMORY)
-        time.sleep(_WATCH_S)
-    os._exit(1)
 
 
 def _last_line(suffix: str, path: Path, limits: ExtractionLimits) -> bytes:
@@ -174,7 +126,3 @@ def _where(error: Exception) -> str:
             ours = f"{file.name}:{at.tb_lineno}"
         at = at.tb_next
     return f"{type(error).__name__} at {ours}"
-
-
-if __name__ == "__main__":
-    main()

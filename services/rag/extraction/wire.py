@@ -18,8 +18,6 @@ from services.rag.splitting import LONGEST_CHARS, MAX_LEVEL
 
 MAX_PASSAGES = 64
 """A line's passages: some 60 kB of text, and the batch that the local encoder takes at once."""
-OUT_OF_MEMORY = 81
-"""The exit status of a process that held more memory than allowed. The other statuses are Python's own."""
 MAX_LINE_BYTES = 2 << 20
 """Above what 64 passages with their headings take when every character is four bytes."""
 

@@ -128,7 +128,7 @@ async def test_leaving_early_ends_the_process_and_closes_its_pipe(text: Path) ->
 async def test_cancelling_ends_the_process(play: Callable[[str], Path]) -> None:
     path = play("time.sleep(60)")
     reading = asyncio.create_task(passages_of(path))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not children():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     reading.cancel()
@@ -143,7 +143,7 @@ async def test_the_process_s_own_children_end_with_it(play: Callable[[str], Path
         await anext(parts)
         found = children()
         assert len(found) == 2
-    psutil.wait_procs(found, timeout=5)
+    psutil.wait_procs(found, timeout=30)
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in found)
 
 
@@ -170,9 +170,9 @@ async def _stands(process: psutil.Process) -> bool:
 
 async def test_the_consumer_s_own_time_does_not_count(play: Callable[[str], Path]) -> None:
     path = play(f"say({PART!r}); say({PART.replace(b'[0,', b'[1,')!r}); say(b'{{\"end\":true}}\\n')")
-    async with contextlib.aclosing(extract_passages(path, "a.txt", ExtractionLimits(timeout_s=0.8))) as parts:
+    async with contextlib.aclosing(extract_passages(path, "a.txt", ExtractionLimits(timeout_s=3))) as parts:
         await anext(parts)
-        await asyncio.sleep(1)
+        await asyncio.sleep(3.2)
         assert (await anext(parts)).passages[0].ordinal == 1
 
 
@@ -185,7 +185,7 @@ async def test_a_reader_that_takes_too_long_is_ended(play: Callable[[str], Path]
 
 async def test_a_reader_that_drips_is_ended_when_all_its_time_is_spent(play: Callable[[str], Path]) -> None:
     path = play(f"n = 0\nwhile say({PART!r}.replace(b'[0,', b'[%d,' % n)): n += 1; time.sleep(0.1)")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert "longer than the 0.5 s allowed" in await reason_of(path, ExtractionLimits(timeout_s=0.5))
 
 
@@ -244,7 +244,7 @@ async def test_the_process_ends_when_the_server_was_killed(tmp_path: Path, text:
     )
     orphan = psutil.Process(int((await process.communicate())[0]))
     try:
-        await asyncio.to_thread(orphan.wait, 20)
+        await asyncio.to_thread(orphan.wait, 60)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.send_signal(signal.SIGKILL)
@@ -252,7 +252,7 @@ async def test_the_process_ends_when_the_server_was_killed(tmp_path: Path, text:
 
 async def test_a_long_pdf_is_read_within_its_time_and_memory(tmp_path: Path) -> None:
     write_long_pdf(tmp_path / "a.pdf", 200)
-    parts = await parts_of(tmp_path / "a.pdf", ExtractionLimits(memory_bytes=200_000_000, timeout_s=60))
+    parts = await parts_of(tmp_path / "a.pdf", ExtractionLimits(memory_bytes=200_000_000, timeout_s=110))
     assert [part.pages_total for part in parts] == [200] * len(parts)
     done = [part.pages_done for part in parts]
     assert done == sorted(done)
