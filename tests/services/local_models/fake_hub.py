@@ -28,6 +28,8 @@ class Hub:
     script: list[Step]
     ranges: list[str | None] = field(default_factory=list)
     """The Range header of each request received."""
+    paths: list[str] = field(default_factory=list)
+    """What each of them asked for."""
     surprises: list[str] = field(default_factory=list)
 
 
@@ -39,6 +41,7 @@ def serving(*script: Step) -> Iterator[Hub]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             hub.ranges.append(self.headers.get("Range"))
+            hub.paths.append(self.path)
             if self.headers.get("Accept-Encoding") != "identity":
                 hub.surprises.append("the file may be compressed on the way")
             if not hub.script:
@@ -60,7 +63,7 @@ def serving(*script: Step) -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(30)
     assert hub.surprises == []
     assert hub.script == []
 

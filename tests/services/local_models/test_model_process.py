@@ -32,7 +32,7 @@ class Served:
 
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(5)
+        connection.settimeout(30)
         connection.connect(str(self.path))
         return connection
 
@@ -43,7 +43,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr("os.umask", lambda _: 0)  # The test's own process keeps its mask.
     served = Served(tmp_path / "s")
     yield served
-    served.thread.join(5)
+    served.thread.join(30)
     assert not served.thread.is_alive()
 
 
@@ -59,7 +59,7 @@ def ask(connection: socket.socket, message: object) -> object:
 def test_it_greets_and_ends_once_alone(served: Served) -> None:
     with served.connect() as worker:
         assert ask(worker, {"hello": True}) == {"base_url": "http://127.0.0.1:1/v1", "model": "m", "pid": 1}
-    served.thread.join(2)
+    served.thread.join(30)
     assert not served.thread.is_alive()
 
 
@@ -101,7 +101,7 @@ def test_goodbye_says_whether_others_keep_the_process(served: Served) -> None:
         ask(second, {"hello": True})
         ask(second, {"hello": True})
         assert ask(second, {"goodbye": True}) == {"stays": False}
-    served.thread.join(2)
+    served.thread.join(30)
 
 
 def weights_with_template(path: Path, template: str) -> Path:
@@ -137,8 +137,8 @@ def test_only_one_process_is_started_for_all_workers(tmp_path: Path) -> None:
         assert process.start_child(plan) is None
     finally:
         started._process.kill()
-        started._process.wait(5)
+        started._process.wait(30)
     again = process.start_child(plan)
     assert again is not None
     again._process.kill()
-    again._process.wait(5)
+    again._process.wait(30)

@@ -33,6 +33,15 @@ def test_a_terminal_gets_one_line_redrawn_and_ended() -> None:
     assert "[########################] 100 %" in drawn
 
 
+def test_a_server_in_a_terminal_gets_lines_all_the_same() -> None:
+    terminal = Terminal()
+    progress = TerminalProgress(terminal, live=False)
+    for done in range(101):
+        progress(done, 100, "https://example.org/file")
+    assert terminal.getvalue().count("\n") == 11
+    assert "\r" not in terminal.getvalue()
+
+
 def test_an_unknown_size_is_not_a_percentage_of_nothing() -> None:
     log = io.StringIO()
     TerminalProgress(log)(0, None, "another process is fetching it")
