@@ -60,8 +60,8 @@ async def open_house(
     *,
     mistral_url: str | None = None,
     catalogue: Catalogue = CATALOGUE,
-    stall_s: float = 2.0,
-    run_timeout_s: float = 10.0,
+    stall_s: float = 20.0,
+    run_timeout_s: float = 60.0,
     threads: Threads | None = None,
     projects: OpensProjects | None = None,
     options: AgentOptions | None = None,
@@ -72,7 +72,7 @@ async def open_house(
     `agents` are factories by name, all with these `options`; `offered` is what they may ask for besides the model.
     """
     settings = settings_for(provider.base_url, stall_s, mistral_url)
-    http = HttpClient(2.0)
+    http = HttpClient(10.0)
     router = create_router(catalogue, settings, http, None)
     llm = create_llm(router)
     registry = AgentRegistry()
@@ -98,7 +98,7 @@ async def open_house(
         await http.close()
 
 
-def settings_for(base_url: str, stall_s: float = 2.0, mistral_url: str | None = None) -> Settings:
+def settings_for(base_url: str, stall_s: float = 20.0, mistral_url: str | None = None) -> Settings:
     return Settings(
         _env_file=None,
         openai_api_key="sk-scripted-0123456789",
@@ -168,7 +168,7 @@ def ask(agent: str | None = "echo", text: str = "Hi", **fields: Any) -> RunReque
 
 
 async def events_of(house: House, request: RunRequest) -> list[RunEvent]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         return [event async for event in house.service.stream(request)]
 
 
@@ -212,7 +212,7 @@ def said(run: RunContext) -> str:
     return "".join(piece for item in run.queue._items if hasattr(item, "pieces") for piece in item.pieces)
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 2.0) -> None:
+async def until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Wait for what another task brings about."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 - what is waited for has no event of its own

@@ -27,8 +27,8 @@ from core import embedded_postgres
 from core.postgres_processes import EmbeddedPostgresError
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 60.0
-STOP_S = 30.0
+START_S = 90.0
+STOP_S = 60.0
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
 """Nothing listens there: for servers whose test needs no rows, and which start sooner without."""
 
@@ -43,6 +43,8 @@ class LiveServer:
     port: int = 0
     arguments: tuple[str, ...] = ()
     process: "subprocess.Popen[bytes] | None" = None
+    _begun_at: int = 0
+    """Where the log of the last start begins."""
     _token: str | None = None
     _started: set[psutil.Process] = field(default_factory=set)
 
@@ -62,8 +64,21 @@ class LiveServer:
     def start(self, port: int | None = None) -> None:
         """Start it (again, on the same data) and wait until it answers."""
         self.port = port or free_port()
+        process = self._begin()
+        # A port that was free may have been taken meanwhile: then it is another server that answers.
+        wait_until(lambda: process.poll() is not None or self._answers(), START_S, "the server answers")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20 if port else 0)
+        if port is None and process.poll() is not None and "address already in use" in self.log[self._begun_at :]:
+            self.start()
+            return
+        assert process.poll() is None, f"the server ended with {process.returncode}:\n{self.log}"
+        self.note_processes()
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with (self.data_dir / "server.log").open("ab") as log:
+            self._begun_at = len(self.log)
             self.process = subprocess.Popen(
                 [sys.executable, str(self.project / "app.py"), "serve", *self.arguments],
                 cwd=self.data_dir,  # Where no `.env` of a developer lies.
@@ -72,25 +87,19 @@ class LiveServer:
                 stdout=log,
                 stderr=log,
             )
-        process = self.process
-        wait_until(lambda: process.poll() is not None or self._answers(), START_S, "the server answers")
-        # On a port that is taken, it is another server that answers.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20 if port else 0)
-        assert process.poll() is None, f"the server ended with {process.returncode}:\n{self.log}"
-        self.note_processes()
+        return self.process
 
     def token(self) -> str:
         """A token of development mode."""
         if self._token is None:
-            answer = httpx.post(f"{self.url}/auth/token", trust_env=False)
+            answer = httpx.post(f"{self.url}/auth/token", trust_env=False, timeout=30)
             self._token = str(answer.raise_for_status().json()["access_token"])
         return self._token
 
     def client(self, **options: Any) -> httpx.AsyncClient:
         """A client that carries a token."""
         headers = {"Authorization": f"Bearer {self.token()}", **options.pop("headers", {})}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=30, **options)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=60, **options)
 
     def rows(self, where: str = "true", *values: object) -> list[dict[str, Any]]:
         """The ledger's rows, read in the server's own PostgreSQL; none while that one starts."""
@@ -99,12 +108,12 @@ class LiveServer:
             return []
         query = f"SELECT * FROM runs WHERE {where}"  # noqa: S608 - a test's own condition
         try:
-            with psycopg.connect(status.uri, row_factory=dict_row, connect_timeout=5) as connection:
+            with psycopg.connect(status.uri, row_factory=dict_row, connect_timeout=20) as connection:
                 return connection.execute(query, values).fetchall()
         except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
             return []
 
-    def wait_for_rows(self, count: int, where: str = "true", *values: object, limit_s: float = 30) -> list[Any]:
+    def wait_for_rows(self, count: int, where: str = "true", *values: object, limit_s: float = 60) -> list[Any]:
         """The rows, once there are as many as this."""
         wait_until(lambda: len(self.rows(where, *values)) >= count, limit_s, f"{count} rows where {where}")
         return self.rows(where, *values)
@@ -167,7 +176,7 @@ def live_server(
     data_dir: Path, *, database: bool = True, project: Path = ROOT, **environment: str
 ) -> Iterator[LiveServer]:
     """A server on this data folder; without `database`, one that cannot reach any. Nothing of the tester's leaks in."""
-    defaults = {"LOCAL_MODEL": "none", "SHUTDOWN_NOTICE_S": "0"}
+    defaults = {"LOCAL_MODEL": "none", "SHUTDOWN_NOTICE_S": "0", "DATABASE_TIMEOUT_S": "20"}
     if not database:
         defaults["DATABASE_URL"] = NO_DATABASE
     server = LiveServer(data_dir, defaults | environment, project)

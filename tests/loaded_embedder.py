@@ -7,7 +7,7 @@ from services.embeddings import local
 from services.embeddings.local import LocalEmbedder
 
 
-def loaded_embedder(timeout_s: float = 20.0) -> LocalEmbedder:
+def loaded_embedder(timeout_s: float = 60.0) -> LocalEmbedder:
     """An embedder with a thread of its own and the shared model. One at a time works with it."""
     embedder = LocalEmbedder(timeout_s=timeout_s)
     embedder._encoder = _encoder()

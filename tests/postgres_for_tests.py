@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,8 @@ _numbers = itertools.count()
 
 
 def settings_for(data_dir: Path, database_url: str | None = None, **more: object) -> Settings:
-    """Settings that the tester's own environment does not change."""
-    return Settings(_env_file=None, data_dir=data_dir, database_url=database_url, **more)
+    """Settings that the tester's own environment does not change, with patience for a busy machine."""
+    return Settings(_env_file=None, data_dir=data_dir, database_url=database_url, **{"database_timeout_s": 20, **more})
 
 
 @contextlib.contextmanager
@@ -92,14 +93,18 @@ class Door:
         self._server: asyncio.Server | None = None
         self._pipes: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self.port = _free_port()
+        # Held for as long as the door may be opened again: no other test's connection takes the port meanwhile.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = int(self._place.getsockname()[1])
 
     @property
     def url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{quote(str(self._database))}"
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, reuse_port=True)
 
     async def shut(self) -> None:
         if self._server is not None:
@@ -109,6 +114,10 @@ class Door:
             await asyncio.wait(self._pipes or {asyncio.ensure_future(asyncio.sleep(0))}, timeout=WAIT_S)
             await self._server.wait_closed()
             self._server = None
+
+    async def close(self) -> None:
+        await self.shut()
+        self._place.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(self._socket_path)
@@ -132,7 +141,7 @@ async def door(database_url: str) -> AsyncIterator[Door]:
     """Shut at first."""
     door = Door(database_url)
     yield door
-    await door.shut()
+    await door.close()
 
 
 class Child:
@@ -140,7 +149,7 @@ class Child:
 
     def __init__(self, program: str, *arguments: str) -> None:
         # So that it is bounded in time even when the test that started it is killed.
-        program = f"import signal; signal.alarm(60)\n{program}"
+        program = f"import signal; signal.alarm(110)\n{program}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             cwd=ROOT,
@@ -166,7 +175,7 @@ class Child:
 
     def finish(self) -> str:
         """Close its input, wait for it, and return what else it printed."""
-        output, _ = self.process.communicate(timeout=WAIT_S)
+        output, _ = self.process.communicate(timeout=3 * WAIT_S)
         return output
 
 
@@ -175,11 +184,3 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while content := await reader.read(65536):
             writer.write(content)
             await writer.drain()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -67,7 +67,7 @@ async def door_of_migrated(migrated_url: str) -> AsyncIterator[Door]:
     """The way to that database, which can be shut. Shut at first."""
     door = Door(migrated_url)
     yield door
-    await door.shut()
+    await door.close()
 
 
 @dataclass

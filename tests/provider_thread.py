@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tests.scripted_provider import ScriptedProvider, Step, scripted_provider
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.live_server import LiveServer
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 def open_completion(
@@ -38,6 +38,16 @@ def read_until(connection: socket.socket, mark: bytes) -> bytes:
         received += part
     assert mark in received, received[-500:]
     return received
+
+
+def read_to_its_end(connection: socket.socket) -> bytes:
+    """A whole chunked answer; its last bytes, too, may come in parts."""
+    received = bytearray()
+    while not received.endswith(b"\r\n0\r\n\r\n"):
+        part = connection.recv(65536)
+        assert part, bytes(received[-500:])
+        received += part
+    return bytes(received)
 
 
 def body_of(answer: bytes) -> bytes:

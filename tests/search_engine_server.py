@@ -43,7 +43,7 @@ async def search_engine(kind: Literal["searxng", "tavily"], answer: EngineAnswer
         server.complaints += complaints
         server.queries.append(query)
         if answer.is_late:
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
         if isinstance(answer.body, bytes):
             return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
         return web.json_response(answer.body, status=answer.status, headers=answer.headers)

@@ -38,7 +38,7 @@ def model(name: str = "spark-api", *, most: int | None = None, temperature: bool
 def spark(server: SparkServer | None = None, **changed: Any) -> Spark:
     url = server.base_url if server else "ws://127.0.0.1:9"
     settings: dict[str, Any] = {"credentials": CREDENTIALS, "text_base_url": url, "vision_base_url": url}
-    return Spark(**{**settings, "stall_timeout_s": 2.0, "connect_timeout_s": 2.0, **changed})
+    return Spark(**{**settings, "stall_timeout_s": 20.0, "connect_timeout_s": 20.0, **changed})
 
 
 def call(messages: Sequence[BaseMessage] | str = "Hi", entry: ModelEntry | None = None, **parameters: Any) -> ModelCall:

@@ -82,9 +82,9 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Deaf:
-    """Hear nothing for a while, not even that the client goes."""
+    """Hear nothing until this is set, not even that the client goes."""
 
-    seconds: float
+    hears: asyncio.Event
 
 
 Step = Frame | Cut | Deaf | Goodbye | Stall | Wait
@@ -169,12 +169,12 @@ async def spark_server(
     handshake: Response | None = None,
     tls: ssl.SSLContext | None = None,
     may_be_refused: bool = False,
-    deaf_s: float = 0.0,
+    deaf_until: asyncio.Event | None = None,
 ) -> AsyncIterator[SparkServer]:
     """Serve the scripts in order, or an `answer` for each question; `handshake` is answered instead of a WebSocket.
 
     `may_be_refused`: the test sends a wrong signature on purpose, which is then refused and not complained of.
-    `deaf_s`: how long the server reads nothing once it is connected to, from a small buffer.
+    `deaf_until`: until when the server reads nothing once it is connected to, from a small buffer.
     """
     server = SparkServer("", _scripts=list(scripts), _answer=answer)
 
@@ -189,12 +189,12 @@ async def spark_server(
         return refused
 
     async def serve_question(connection: ServerConnection) -> None:
-        await _play(connection, [Deaf(deaf_s)] if deaf_s else [])
+        await _play(connection, [Deaf(deaf_until)] if deaf_until else [])
         await _serve(server, connection)
 
-    options: dict[str, Any] = {"compression": None, "ping_interval": None, "close_timeout": 0.5, "max_size": 8_000_000}
+    options: dict[str, Any] = {"compression": None, "ping_interval": None, "close_timeout": 5.0, "max_size": 8_000_000}
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
-    if deaf_s:
+    if deaf_until:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     server.base_url = f"{'wss' if tls else 'ws'}://127.0.0.1:{listening.getsockname()[1]}"
     async with serve(serve_question, sock=listening, ssl=tls, process_request=check_handshake, **options):
@@ -244,9 +244,9 @@ async def _play(connection: ServerConnection, script: Sequence[Step]) -> None:
                 await connection.send(raw)
             case Wait(seconds=seconds):
                 await asyncio.sleep(seconds)
-            case Deaf(seconds=seconds):
+            case Deaf(hears=hears):
                 connection.transport.pause_reading()
-                await asyncio.sleep(seconds)
+                await hears.wait()
                 connection.transport.resume_reading()
             case Cut():
                 connection.transport.abort()

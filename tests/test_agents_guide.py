@@ -195,7 +195,9 @@ async def test_the_package_is_found_by_its_entry_point(tmp_path: Path, monkeypat
 def project() -> Iterator[Path]:
     with folder() as place:
         copy = place / "project"
-        ignored = shutil.ignore_patterns(".venv", "data", ".git", "__pycache__", "node_modules")
+        ignored = shutil.ignore_patterns(
+            ".venv", "data", ".git", "__pycache__", "node_modules", ".hypothesis", ".*_cache"
+        )
         shutil.copytree(ROOT, copy, ignore=ignored)
         yield copy
 
@@ -208,7 +210,7 @@ def shell(project: Path, script: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=True,
     )
     return ran.stdout

@@ -17,8 +17,8 @@ from tests.tiny_model import TINY_MODEL, link_tiny_model
 
 GUIDE = (ROOT / "docs" / "documents.md").read_text(encoding="utf-8")
 PRINTED_ADDRESS = "http://127.0.0.1:7860"
-CALL_S = 60
-READY_S = 60.0
+CALL_S = 110
+READY_S = 110.0
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def wait_for_database(server: LiveServer, token: str) -> None:
     until = time.monotonic() + READY_S
     while time.monotonic() < until:
         headers = {"Authorization": f"Bearer {token}"}
-        if httpx.get(f"{server.url}/threads", headers=headers, trust_env=False).status_code == 200:
+        if httpx.get(f"{server.url}/threads", headers=headers, trust_env=False, timeout=30).status_code == 200:
             return
         time.sleep(0.1)
 

@@ -20,7 +20,7 @@ from tests.tiny_model import TINY_MODEL, link_tiny_model
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PRINTED_ADDRESS = "http://127.0.0.1:7860"
-CALL_S = 60
+CALL_S = 110
 
 
 @pytest.fixture(scope="module")

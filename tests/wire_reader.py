@@ -29,7 +29,7 @@ def pieces_of(deltas: Sequence[list[str] | dict[str, Any]]) -> list[str]:
 
 
 @asynccontextmanager
-async def http_client(connect_timeout_s: float = 2.0) -> AsyncIterator[HttpClient]:
+async def http_client(connect_timeout_s: float = 10.0) -> AsyncIterator[HttpClient]:
     http = HttpClient(connect_timeout_s)
     await http.open()
     try:
@@ -38,7 +38,7 @@ async def http_client(connect_timeout_s: float = 2.0) -> AsyncIterator[HttpClien
         await http.close()
 
 
-def endpoint(base_url: str, stall_s: float = 2.0) -> Endpoint:
+def endpoint(base_url: str, stall_s: float = 20.0) -> Endpoint:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {API_KEY}"}
     return Endpoint("fake", f"{base_url}/chat/completions", headers, stall_s)
 
@@ -55,7 +55,7 @@ class Answer:
         return "".join(item for item in self.items if isinstance(item, str))
 
 
-async def read(http: HttpClient, base_url: str, *, stall_s: float = 2.0, pause_s: float = 0.0) -> Answer:
+async def read(http: HttpClient, base_url: str, *, stall_s: float = 20.0, pause_s: float = 0.0) -> Answer:
     answer = Answer()
     try:
         async with aclosing(stream_events(http, endpoint(base_url, stall_s), PAYLOAD)) as deltas:

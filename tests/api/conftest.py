@@ -14,8 +14,9 @@ __all__ = ["tmp_path"]
 
 BODY_LIMIT = 200_000
 HISTORY_LIMIT = 20
-PING_S = 0.3
-STALL_S = 1.2
+PING_S = 1.5
+"""Longer than a busy machine takes to hear of a failure: before the first comment it still has its status."""
+STALL_S = 1.5
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +38,17 @@ def server(_provider: ScriptedProvider) -> Iterator[LiveServer]:
             MAX_BODY_BYTES=str(BODY_LIMIT),
             MAX_HISTORY_MESSAGES=str(HISTORY_LIMIT),
             SSE_PING_S=str(PING_S),
-            PROVIDER_STALL_TIMEOUT_S=str(STALL_S),
         ) as server,
     ):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def impatient(_provider: ScriptedProvider) -> Iterator[LiveServer]:
+    """One that leaves a silent provider soon."""
+    environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": _provider.base_url}
+    environment |= {"PROVIDER_STALL_TIMEOUT_S": str(STALL_S), "SSE_PING_S": str(STALL_S / 5)}
+    with folder() as data_dir, live_server(data_dir, database=False, **environment) as server:
         yield server
 
 

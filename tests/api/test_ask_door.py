@@ -59,7 +59,7 @@ async def test_the_demonstration_key_opens_it_in_development(
     server: LiveServer, client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     play(provider, [*say("Midi."), *finish()])
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as anybody:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as anybody:
         anybody.headers["Authorization"] = f"Bearer {DEMO_KEY}"
         assert (await ask(anybody)).status_code == 200
         # This door only.
@@ -78,7 +78,9 @@ def test_outside_development_the_doors_own_key_opens_it_and_the_demonstration_ke
 
         def post(credential: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {credential}"}
-            return httpx.post(f"{server.url}/api/ask", json={"question": "Hi"}, headers=headers, trust_env=False)
+            return httpx.post(
+                f"{server.url}/api/ask", json={"question": "Hi"}, headers=headers, trust_env=False, timeout=30
+            )
 
         assert "development" in check_ask_error(post(DEMO_KEY), 403)
         check_ask_error(post("wrong"), 401)
@@ -91,7 +93,7 @@ async def test_leaving_ends_the_providers_call(server: LiveServer, provider: Scr
     play(provider, [*say("Mi"), Stall()])
     async with server.client() as client:
         going = asyncio.create_task(ask(client))
-        await asyncio.to_thread(wait_until, lambda: provider.answering == 1, 5, "the provider answers")
+        await asyncio.to_thread(wait_until, lambda: provider.answering == 1, 30, "the provider answers")
         going.cancel()
         await asyncio.gather(going, return_exceptions=True)
-    await asyncio.to_thread(wait_until, lambda: provider.answering == 0, 5, "the call is ended")
+    await asyncio.to_thread(wait_until, lambda: provider.answering == 0, 30, "the call is ended")

@@ -7,14 +7,16 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.conftest import PING_S
 from tests.api_errors import check_error
 from tests.live_server import LiveServer, wait_until
 from tests.provider_thread import play
-from tests.raw_client import body_of, open_completion
+from tests.raw_client import body_of, open_completion, read_to_its_end
 from tests.scripted_provider import Cut, ScriptedProvider, Stall, Status, Wait, finish, say
 from tests.server_sent_events import COMMENT, parse_stream, text_of
 
 MODEL = "gpt-4o"
+WAIT_S = 30
 ATTEMPTS = 3
 """How often a model without a stand-in is asked before its failure is told."""
 
@@ -71,9 +73,10 @@ async def test_a_limit_without_a_delay_still_says_when_to_come_back(
     assert int(answer.headers["retry-after"]) > 0
 
 
-async def test_a_provider_that_says_nothing_is_a_timeout(client: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+async def test_a_provider_that_says_nothing_is_a_timeout(impatient: LiveServer, provider: ScriptedProvider) -> None:
     play(provider, [*say(), Stall(comments=True)])
-    check_error(await post(client, stream=False), 504, "provider_stalled")
+    async with impatient.client() as client:
+        check_error(await post(client, stream=False), 504, "provider_stalled")
 
 
 async def test_a_key_that_the_provider_refuses_is_never_shown(
@@ -129,23 +132,22 @@ async def test_an_answer_without_a_finish_reason_is_a_failure(
 
 
 async def test_a_silent_stream_is_kept_open_by_comments(client: httpx.AsyncClient, provider: ScriptedProvider) -> None:
-    play(provider, [*say("Un"), Wait(0.8), *say(" deux"), *finish()])
+    play(provider, [*say("Un"), Wait(2 * PING_S), *say(" deux"), *finish()])
+    started = time.monotonic()
     answer = await post(client, stream=True)
     blocks = answer.text.split("\n\n")
-    assert 1 <= blocks.count(COMMENT) <= 3
+    assert 1 <= blocks.count(COMMENT) <= (time.monotonic() - started) / PING_S
     assert text_of(parse_stream(answer.content)) == "Un deux"
 
 
 async def test_a_stream_is_kept_open_before_its_first_token(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    play(provider, [*say(), Wait(0.8), *say("Enfin"), *finish()])
-    started = time.monotonic()
+    play(provider, [*say(), Wait(2 * PING_S), *say("Enfin"), *finish()])
     async with client.stream("POST", "/completion", json={"message": "a", "model": MODEL, "stream": True}) as answer:
         assert answer.status_code == 200
         chunks = answer.aiter_bytes()
         assert await anext(chunks) == f"{COMMENT}\n\n".encode()
-        assert time.monotonic() - started < 0.75
         rest = b"".join([chunk async for chunk in chunks])
     assert text_of(parse_stream(rest)) == "Enfin"
 
@@ -153,7 +155,7 @@ async def test_a_stream_is_kept_open_before_its_first_token(
 async def test_a_failure_after_a_comment_is_told_in_the_last_event_for_the_status_is_sent(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    play(provider, *[[*say(), Wait(0.5), Cut()]] * ATTEMPTS)
+    play(provider, *[[*say(), Wait(1.5 * PING_S), Cut()]] * ATTEMPTS)
     answer = await post(client, stream=True)
     assert answer.status_code == 200
     assert answer.text.startswith(COMMENT)
@@ -176,13 +178,11 @@ def test_comments_do_not_pile_up_behind_a_client_that_does_not_read(
     piece, pieces = "x" * 1_000, 12_000
     play(provider, [*say(*[piece] * pieces), *finish()])
     with open_completion(server, stream=True, receive_buffer=65536) as connection:
-        wait_until(lambda: provider.answering, 10, "the provider answers")
-        deadline = time.monotonic() + 2.5
-        wait_until(lambda: time.monotonic() > deadline, 5, "eight times the time between comments passed")
-        received = [b""]
-        while not received[-1].endswith(b"0\r\n\r\n"):
-            received.append(connection.recv(65536))
-    body = body_of(b"".join(received))
+        wait_until(lambda: provider.requests, WAIT_S, "the provider is asked")
+        deadline = time.monotonic() + 4 * PING_S
+        wait_until(lambda: time.monotonic() > deadline, WAIT_S, "four times the time between comments passed")
+        received = read_to_its_end(connection)
+    body = body_of(received)
     assert len(text_of(parse_stream(body))) == len(piece) * pieces
     assert body.decode().split("\n\n").count(COMMENT) <= 2
     assert "never retrieved" not in server.log

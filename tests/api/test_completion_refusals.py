@@ -174,7 +174,7 @@ async def test_json_may_be_declared_with_its_charset(client: httpx.AsyncClient) 
 async def test_without_a_credential_nothing_is_asked_of_a_provider(
     server: LiveServer, provider: ScriptedProvider
 ) -> None:
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as stranger:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as stranger:
         answer = await stranger.post("/completion", json={"message": "a"})
     assert "Bearer" in check_error(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"

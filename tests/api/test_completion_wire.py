@@ -128,7 +128,9 @@ async def test_a_whole_answer_is_the_fold_of_the_stream(client: httpx.AsyncClien
     assert list(whole["usage"].values()) == list(streamed["usage"].values())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(pieces=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=8))
 def test_whatever_the_provider_says_arrives_whole_in_well_formed_events(
     server: LiveServer, provider: ScriptedProvider, pieces: list[str]
@@ -139,6 +141,7 @@ def test_whatever_the_provider_says_arrives_whole_in_well_formed_events(
         json={"message": "Raconte.", "model": MODEL, "stream": True},
         headers={"Authorization": f"Bearer {server.token()}"},
         trust_env=False,
+        timeout=30,
     )
     assert answer.status_code == 200, answer.text
     events = parse_stream(answer.content)

@@ -14,7 +14,7 @@ OPEN = {"/health", "/ready", "/auth/token"}
 
 @pytest.fixture(scope="module")
 def document(server: LiveServer) -> dict[str, Any]:
-    return dict(httpx.get(f"{server.url}/openapi.json", trust_env=False).raise_for_status().json())
+    return dict(httpx.get(f"{server.url}/openapi.json", trust_env=False, timeout=30).raise_for_status().json())
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,6 +96,6 @@ def test_what_is_refused_without_a_credential_documents_401(document: dict[str, 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_the_documentation_pages_open(server: LiveServer, path: str) -> None:
-    answer = httpx.get(f"{server.url}{path}", trust_env=False)
+    answer = httpx.get(f"{server.url}{path}", trust_env=False, timeout=30)
     assert answer.status_code == 200
     assert "text/html" in answer.headers["content-type"]

@@ -4,12 +4,12 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from core import database as database_module
 from core.database import Database
 from core.embedded_postgres import EmbeddedPostgres, status
 from domain.errors import ConfigurationError
@@ -24,9 +24,7 @@ async def _until_down(database: Database) -> None:
 
 async def test_the_embedded_server_starts_behind_open_and_stops_with_close(tmp_path: Path) -> None:
     database = Database(settings_for(tmp_path))
-    began = time.monotonic()
     await database.open()
-    assert time.monotonic() - began < 0.1
     assert database.state == "starting"
     assert await database.wait_ready(WAIT_S)
     await database.ping()
@@ -129,14 +127,18 @@ async def test_an_external_database_may_come_up_later_go_and_return(tmp_path: Pa
     assert not (tmp_path / "pg").exists()
 
 
-async def test_a_busy_pool_is_not_an_outage(tmp_path: Path, database_url: str) -> None:
-    database = Database(settings_for(tmp_path, database_url, database_pool_size=1, database_timeout_s=0.2))
+async def test_a_busy_pool_is_not_an_outage(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(database_module, "PROBE_S", 0.05)
+    database = Database(settings_for(tmp_path, database_url, database_pool_size=1, database_timeout_s=1.0))
     await database.open()
     try:
         assert await database.wait_ready(WAIT_S)
         async with database.pool.connection():
-            await asyncio.sleep(1.5)  # Longer than a probe's period: what is watched is that nothing happens.
+            await asyncio.sleep(1.5)  # Longer than a probe may take: what is watched is that nothing happens.
             assert database.state == "ready"
+        assert "the database is down" not in caplog.text
     finally:
         await database.close()
 
@@ -151,7 +153,7 @@ from core.database import Database
 async def main():
     database = Database(Settings(_env_file=None, data_dir=Path(sys.argv[1]), database_url=sys.argv[2]))
     await database.open()
-    assert await database.wait_ready(20)
+    assert await database.wait_ready(60)
     await database.close()
     print("alembic" in sys.modules)
 

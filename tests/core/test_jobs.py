@@ -138,7 +138,7 @@ async def test_a_job_that_is_announced_while_the_worker_looks_in_vain_is_begun_a
         await defer(database, jobs, "work", name="first")
         await asyncio.wait_for(looked_in_vain.wait(), WAIT_S)
         await defer(database, jobs, "work", name="second")
-        await until(lambda: done == ["first", "second"], WAIT_S / 3)
+        await until(lambda: done == ["first", "second"], WAIT_S)
 
 
 async def test_a_job_belongs_to_the_transaction_that_defers_it(tmp_path: Path, database_url: str) -> None:
@@ -220,7 +220,10 @@ async def test_a_job_that_is_removed_while_it_runs_is_stopped(
         await asyncio.wait_for(begun.wait(), WAIT_S)  # The worker goes on.
 
 
-async def test_a_worker_that_stops_gives_its_job_back_at_once(tmp_path: Path, database_url: str) -> None:
+async def test_a_worker_that_stops_gives_its_job_back_at_once(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "STOP_S", 100)
     begun = asyncio.Event()
 
     async def work() -> None:
@@ -232,7 +235,7 @@ async def test_a_worker_that_stops_gives_its_job_back_at_once(tmp_path: Path, da
         jobs.start()
         await defer(database, jobs, "work")
         await asyncio.wait_for(begun.wait(), WAIT_S)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await jobs.stop()
         assert left(database_url) == [("work", "todo")]
 
@@ -244,7 +247,7 @@ async def test_the_job_of_a_killed_worker_is_begun_again_at_once(tmp_path: Path,
         assert await asyncio.to_thread(first.read_line) == "begun a"
         bystander = await asyncio.to_thread(Child, WORKER, str(tmp_path), database_url)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WAIT_S):  # Less than a dead worker has by its heartbeat.
                 await asyncio.to_thread(first.kill)
                 assert await asyncio.to_thread(bystander.read_line) == "begun a"
         finally:
@@ -256,7 +259,7 @@ async def test_the_job_of_a_killed_worker_is_begun_again_at_once(tmp_path: Path,
 
         jobs.register("work", work)
         jobs.start()
-        await until(lambda: done == ["a"], 8)
+        await until(lambda: done == ["a"], WAIT_S)
 
 
 async def test_the_job_of_a_living_worker_is_nobody_elses(

@@ -23,7 +23,7 @@ builder.add_node("answer", lambda state: {"messages": [AIMessage(os.environ["GRE
 builder.add_edge(START, "answer")
 graph = builder.compile()
 """
-RELOAD_S = 60
+RELOAD_S = 110
 
 
 def write_project(place: Path, word: str = "Ada") -> Path:
@@ -41,7 +41,7 @@ def ask(server: LiveServer, agent: str) -> Any:
         json={"message": "Hi", "agent": agent},
         headers={"Authorization": f"Bearer {server.token()}"},
         trust_env=False,
-        timeout=30,
+        timeout=60,
     )
     return answer.json()
 
@@ -49,7 +49,7 @@ def ask(server: LiveServer, agent: str) -> Any:
 def listed(server: LiveServer) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {server.token()}"}
     try:
-        answer = httpx.get(f"{server.url}/agents", headers=headers, trust_env=False, timeout=5)
+        answer = httpx.get(f"{server.url}/agents", headers=headers, trust_env=False, timeout=30)
     except httpx.TransportError:
         return {}
     return {agent["name"]: agent for agent in answer.json()["agents"]}
@@ -73,7 +73,7 @@ def test_a_langgraph_project_is_served_and_its_variables_are_its_own(place: Path
         assert answer["metadata"]["pricing"]["total_cost"] is None
         assert answer["metadata"]["impact"]["unaccounted_models"] == ["unknown"]
         assert answer["model"] == "unknown"
-        health = httpx.get(f"{server.url}/health", trust_env=False).json()
+        health = httpx.get(f"{server.url}/health", trust_env=False, timeout=30).json()
         assert health["title"] == "Routeur IA"
         assert listed(server)["greeter"]["timeout_s"] == 600
 
@@ -113,7 +113,7 @@ def test_reload_serves_what_an_author_adds_changes_and_breaks(place: Path) -> No
         wait_until(lambda: ask_or_none(server) == "Bonjour Bob", RELOAD_S, "the changed graph answers")
         headers = {"Authorization": f"Bearer {server.token()}"}
         wait_until(
-            lambda: httpx.get(f"{server.url}/ready", headers=headers, trust_env=False).status_code == 200,
+            lambda: httpx.get(f"{server.url}/ready", headers=headers, trust_env=False, timeout=30).status_code == 200,
             RELOAD_S,
             "its database is back",
         )

@@ -59,7 +59,7 @@ def house(_providers: tuple[ScriptedProvider, ScriptedProvider]) -> Iterator[Liv
             OPENAI_BASE_URL=faulty.base_url,
             MISTRAL_API_KEY=API_KEY,
             MISTRAL_BASE_URL=good.base_url,
-            PROVIDER_STALL_TIMEOUT_S="0.4",
+            PROVIDER_STALL_TIMEOUT_S="1.5",
             LEDGER_FLUSH_S="0.02",
         ) as server,
     ):
@@ -89,7 +89,7 @@ def good(_providers: tuple[ScriptedProvider, ScriptedProvider]) -> Iterator[Scri
 def post(house: LiveServer, request_id: str, **body: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {house.token()}", "X-Request-ID": request_id}
     content = {"message": "Raconte.", **body}
-    return httpx.post(f"{house.url}/completion", json=content, headers=headers, trust_env=False, timeout=20)
+    return httpx.post(f"{house.url}/completion", json=content, headers=headers, trust_env=False, timeout=60)
 
 
 def the_row(house: LiveServer, request_id: str) -> dict[str, Any]:
@@ -196,7 +196,7 @@ def test_a_plain_models_run_leaves_a_row_that_names_no_agent(house: LiveServer, 
     play(faulty, BONJOUR)
     headers = {"Authorization": f"Bearer {house.token()}", "X-Request-ID": "plain"}
     body = {"model": FAULTY, "messages": [{"role": "user", "content": "Raconte."}]}
-    answer = httpx.post(f"{house.url}/v1/chat/completions", json=body, headers=headers, trust_env=False, timeout=20)
+    answer = httpx.post(f"{house.url}/v1/chat/completions", json=body, headers=headers, trust_env=False, timeout=60)
     assert answer.status_code == 200
     row = the_row(house, "plain")
     assert (row["agent"], row["model"], row["status"]) == (None, FAULTY, "succeeded")

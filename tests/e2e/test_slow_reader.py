@@ -4,7 +4,7 @@ import socket
 
 from tests.live_server import LiveServer, wait_until
 from tests.provider_thread import play
-from tests.raw_client import body_of, open_completion
+from tests.raw_client import body_of, open_completion, read_to_its_end
 from tests.scripted_provider import ScriptedProvider, finish, say
 from tests.server_sent_events import parse_stream, text_of
 
@@ -21,19 +21,17 @@ def test_an_answer_of_20_megabytes_reaches_a_slow_reader_whole_and_does_not_pile
     play(provider, [*say("warm"), *finish()], [*say(*[f"{i} {PIECE}" for i in range(PIECES)]), *finish(5, PIECES)])
     with open_completion(server, stream=True) as warm:
         warm.recv(65536)
-    wait_until(lambda: len(provider.requests) == 1 and not provider.answering, 10, "the first answer has ended")
+    wait_until(lambda: len(provider.requests) == 1 and not provider.answering, 60, "the first answer has ended")
     before = server.root.memory_info().rss
     with open_completion(server, stream=True, receive_buffer=65536, request_id="slow") as connection:
-        wait_until(lambda: provider.answering, 10, "the provider answers")
+        wait_until(lambda: provider.answering, 60, "the provider answers")
         assert connection.recv(1, socket.MSG_PEEK), "the answer has begun, and is not read"
-        wait_until(lambda: is_still(server), 20, "the server has stopped reading the provider")
+        wait_until(lambda: is_still(server), 90, "the server has stopped reading the provider")
         assert provider.answering == 1, "nobody has read anything: the provider, too, is held back"
         held = server.root.memory_info().rss - before
         assert held < HELD_BYTES, f"{held / 1e6:.1f} MB kept"
-        received = [b""]
-        while not received[-1].endswith(b"0\r\n\r\n"):
-            received.append(connection.recv(65536))
-    events = parse_stream(body_of(b"".join(received)))
+        received = read_to_its_end(connection)
+    events = parse_stream(body_of(received))
     assert [event["content"] for event in events[:-1]] == [f"{i} {PIECE}" for i in range(PIECES)]
     assert events[-1]["metadata"]["usage"]["output_tokens"] == PIECES
     assert "error" not in events[-1]
@@ -49,12 +47,9 @@ def is_still(server: LiveServer) -> bool:
 def test_a_slow_reader_does_not_slow_the_others(server: LiveServer, provider: ScriptedProvider) -> None:
     play(provider, [*say(*[PIECE] * 5_000), *finish()], *[[*say("Oui"), *finish()]] * 5)
     with open_completion(server, stream=True, receive_buffer=4096):
-        wait_until(lambda: provider.answering, 10, "the provider answers")
+        wait_until(lambda: provider.requests, 60, "the provider is asked")
         for _ in range(5):
             with open_completion(server, stream=True) as other:
-                other.settimeout(3)
-                received = b""
-                while not received.endswith(b"0\r\n\r\n"):
-                    received += other.recv(65536)
-                assert text_of(parse_stream(body_of(received))) == "Oui"
-    wait_until(lambda: provider.answering == 0, 5, "the slow reader's run ends with it")
+                other.settimeout(30)
+                assert text_of(parse_stream(body_of(read_to_its_end(other)))) == "Oui"
+    wait_until(lambda: provider.answering == 0, 30, "the slow reader's run ends with it")

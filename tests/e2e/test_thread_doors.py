@@ -19,7 +19,7 @@ OUI = [*say("Oui"), *finish()]
 @pytest.fixture
 async def client(server: LiveServer) -> AsyncIterator[httpx.AsyncClient]:
     async with server.client() as client:
-        for _ in range(300):
+        for _ in range(900):
             if (await client.get("/threads")).status_code == 200:
                 break
             await asyncio.sleep(0.1)  # The server answers before its database does.

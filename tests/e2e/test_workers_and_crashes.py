@@ -24,7 +24,7 @@ def ask(server: LiveServer, client: httpx.Client | None = None) -> str:
         "headers": {"Authorization": f"Bearer {server.token()}"},
     }
     url = f"{server.url}/completion"
-    answer = client.post(url, **options) if client else httpx.post(url, trust_env=False, timeout=30, **options)
+    answer = client.post(url, **options) if client else httpx.post(url, trust_env=False, timeout=60, **options)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["metadata"]["run_id"])
 
@@ -32,14 +32,14 @@ def ask(server: LiveServer, client: httpx.Client | None = None) -> str:
 @pytest.fixture(scope="module")
 def two_workers(hosted: dict[str, str]) -> Iterator[LiveServer]:
     with folder() as data_dir, live_server(data_dir, WORKERS="2", **hosted) as server:
-        wait_until(lambda: len(serving_pids(server)) == 2, 30, "both workers serve")
+        wait_until(lambda: len(serving_pids(server)) == 2, 90, "both workers serve")
         yield server
 
 
 def serving_pids(server: LiveServer) -> set[int]:
     """The worker processes that took one of many connections opened at once."""
     ports = set()
-    clients = [httpx.Client(trust_env=False, timeout=10) for _ in range(24)]
+    clients = [httpx.Client(trust_env=False, timeout=30) for _ in range(24)]
     try:
         for client in clients:
             try:
@@ -82,7 +82,7 @@ def test_both_workers_serve_and_share_one_ledger(two_workers: LiveServer, provid
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(90)
     assert len(answered) == 40
     check_each_is_counted_once(two_workers, answered)
     assert len(serving_pids(two_workers)) == 2
@@ -90,7 +90,9 @@ def test_both_workers_serve_and_share_one_ledger(two_workers: LiveServer, provid
 
 def test_a_token_of_one_worker_is_good_at_the_other(two_workers: LiveServer) -> None:
     token = two_workers.token()
-    clients = [httpx.Client(trust_env=False, headers={"Authorization": f"Bearer {token}"}) for _ in range(16)]
+    clients = [
+        httpx.Client(trust_env=False, timeout=30, headers={"Authorization": f"Bearer {token}"}) for _ in range(16)
+    ]
     statuses = [client.get(f"{two_workers.url}/auth/verify").status_code for client in clients]
     for client in clients:
         client.close()
@@ -104,11 +106,11 @@ def test_a_worker_that_is_killed_is_replaced_while_the_other_serves(
     victim = psutil.Process(min(serving_pids(two_workers)))
     answered = [ask(two_workers) for _ in range(3)]
     victim.kill()
-    wait_until(lambda: not psutil.pid_exists(victim.pid) or victim.status() == "zombie", 5, "the worker is dead")
+    wait_until(lambda: not psutil.pid_exists(victim.pid) or victim.status() == "zombie", 30, "the worker is dead")
     # The kernel may still hand a connection to the dead worker's socket for a moment: such a caller asks again.
-    wait_until(lambda: serving_pids(two_workers) - {victim.pid}, 5, "the other worker serves")
+    wait_until(lambda: serving_pids(two_workers) - {victim.pid}, 30, "the other worker serves")
     answered += [ask(two_workers) for _ in range(3)]
-    wait_until(lambda: len(serving_pids(two_workers) - {victim.pid}) == 2, 20, "uvicorn replaced the worker")
+    wait_until(lambda: len(serving_pids(two_workers) - {victim.pid}) == 2, 90, "uvicorn replaced the worker")
     check_each_is_counted_once(two_workers, answered)
 
 
@@ -116,7 +118,10 @@ def test_what_was_answered_before_kill_9_is_in_the_ledger_after_the_next_start(
     tmp_path: Path, hosted: dict[str, str], provider: ScriptedProvider
 ) -> None:
     play(provider, *[SCRIPT] * 60)
-    with live_server(tmp_path, **hosted, LEDGER_FLUSH_S="5") as server, httpx.Client(trust_env=False) as client:
+    with (
+        live_server(tmp_path, **hosted, LEDGER_FLUSH_S="5") as server,
+        httpx.Client(trust_env=False, timeout=60) as client,
+    ):
         answered = [ask(server, client) for _ in range(25)]
         server.kill()
         assert server.processes() == []
@@ -129,6 +134,6 @@ def test_what_was_answered_before_kill_9_is_in_the_ledger_after_the_next_start(
 
 
 def check_each_is_counted_once(server: LiveServer, answered: list[str]) -> None:
-    rows = server.wait_for_rows(len(answered), "run_id = ANY(%s::uuid[])", answered, limit_s=45)
+    rows = server.wait_for_rows(len(answered), "run_id = ANY(%s::uuid[])", answered, limit_s=90)
     assert Counter(str(row["run_id"]) for row in rows) == Counter(answered)
     assert {row["status"] for row in rows} == {"succeeded"}

@@ -111,7 +111,7 @@ async def test_specialists_work_at_the_same_time():
             going.append("one")
             if len(going) == 2:
                 both.set()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await both.wait()
             return [PASSAGE]
 

@@ -9,10 +9,13 @@ import pytest
 
 import graphs
 import services.agent_registry as registry_module
+from app import create_app
 from config.catalogue import load_catalogue
+from config.settings import Settings
 from domain.errors import ConfigurationError
 from services.agent_loading import check_model_names, load_agents, load_entry_points, load_graph_files
 from services.agent_registry import Agent, AgentOptions, AgentRegistry, Agents, agent_registry
+from tests.house_for_tests import one_node, writes
 
 LLM = object()
 OFFERED = {"llm": LLM, "retrieve": None, "tools": [], "small_model": None, "store": None}
@@ -203,3 +206,9 @@ def test_an_agent_that_names_a_model_which_is_not_there_stops_the_start(options:
     unknown = Agent("b", "d", None, None, options, origin="graphs/b_graph.py")
     with pytest.raises(ConfigurationError, match=r"agent 'b' \(graphs/b_graph.py\).*'gpt-0'.*models list"):
         check_model_names(Agents({"a": known, "b": unknown}), catalogue)
+
+
+def test_the_server_does_not_start_with_such_an_agent(registry: AgentRegistry, tmp_path: Path) -> None:
+    registry.register_agent("mine", one_node(writes("x")), "d", AgentOptions(default_model="gpt-0"))
+    with pytest.raises(ConfigurationError, match=r"agent 'mine' .*'gpt-0'"):
+        create_app(Settings(_env_file=None, data_dir=tmp_path, local_model="none"), registry)

@@ -39,7 +39,7 @@ async def test_nobody_waits_for_ever_when_the_writer_breaks(
 
         monkeypatch.setattr(type(writer), "_store", broken)
         waiting = [writer.write(checkpoint=(str(n), "", "1", None, "{}", "{}")) for n in range(3)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [psycopg.OperationalError] * 3
         writing = writer._writing

@@ -75,7 +75,7 @@ async def _any_run(played: list[list[Step]], *, events: bool, stop_after: int | 
         open_house(provider, agent(several(len(played)))) as house,
     ):
         heard: list[RunEvent] = []
-        async with asyncio.timeout(10), aclosing(house.service.stream(ask("mine", events=events))) as stream:
+        async with asyncio.timeout(60), aclosing(house.service.stream(ask("mine", events=events))) as stream:
             async for event in stream:
                 heard.append(event)
                 if len(heard) == stop_after:

@@ -135,13 +135,18 @@ async def test_the_first_of_two_answers_given_at_once_is_not_sent_twice():
 
 
 async def test_a_node_that_fails_ends_those_beside_it_and_their_calls_are_counted():
+    both_asked = asyncio.Event()
+
     async def fails(_: MessagesState) -> dict[str, Any]:
-        await asyncio.sleep(0.05)
+        await both_asked.wait()
         raise ValueError("oops")
 
     agents = {"mine": parallel_nodes(one=answers, two=lambda _: fails, three=sync_answers)}
     async with house_of(ENDLESS, ENDLESS, agents=agents) as (house, provider):
-        events = await events_of(house, ask("mine"))
+        reading = asyncio.create_task(events_of(house, ask("mine")))
+        await until(lambda: provider.answering == 2)
+        both_asked.set()
+        events = await reading
         assert isinstance(failure_of(events), AgentFailed)
         assert [call.status for call in finish_of(events).report.calls] == ["cancelled", "cancelled"]
         await until(lambda: provider.answering == 0)

@@ -46,8 +46,9 @@ from tests.scripted_provider import (
 FAULTY, GOOD = "gpt-4o-mini", "mistral-small-latest"
 PAIR = CATALOGUE.model_copy(update={"routes": (Route(name="pair", candidates=(FAULTY, GOOD)),)})
 BONJOUR: list[Step] = [*say("Bon", "jour"), *finish(10, 2)]
-STALL_S = 0.15
-RUN_S = 0.6
+STALL_S = 0.5
+RUN_S = 1.0
+WAIT_S = 30.0
 FORMS = {
     "an agent": {"agent": "echo", "stream": True},
     "a model, streamed": {"agent": None, "stream": True},
@@ -64,10 +65,12 @@ def is_whole(request: RunRequest) -> bool:
 
 
 @asynccontextmanager
-async def faulty_house(faulty: ScriptedProvider, good: ScriptedProvider) -> AsyncIterator[House]:
-    async with open_house(
-        faulty, mistral_url=good.base_url, catalogue=PAIR, stall_s=STALL_S, run_timeout_s=RUN_S
-    ) as house:
+async def faulty_house(
+    faulty: ScriptedProvider, good: ScriptedProvider, fault: Fault | None = None, *, whole: bool = False
+) -> AsyncIterator[House]:
+    """With short limits only for the fault that nothing else ends: a stall, or the run itself where it is whole."""
+    limits = {} if fault is None or not fault.lasts else {"run_timeout_s": RUN_S} if whole else {"stall_s": STALL_S}
+    async with open_house(faulty, mistral_url=good.base_url, catalogue=PAIR, **limits) as house:
         yield house
 
 
@@ -76,7 +79,7 @@ async def with_a_stand_in(fault: Fault, request: RunRequest) -> tuple[list[RunEv
     async with (
         scripted_provider(list(fault.script), repeat=True) as faulty,
         scripted_provider(BONJOUR, repeat=True) as good,
-        faulty_house(faulty, good) as house,
+        faulty_house(faulty, good, fault, whole=is_whole(request)) as house,
     ):
         events = await events_of(house, request)
         row = the_row(house)
@@ -88,7 +91,7 @@ async def alone(fault: Fault, request: RunRequest) -> tuple[list[RunEvent], RunR
     async with (
         scripted_provider(list(fault.script), repeat=True) as faulty,
         scripted_provider() as good,
-        faulty_house(faulty, good) as house,
+        faulty_house(faulty, good, fault, whole=is_whole(request)) as house,
     ):
         events = await events_of(house, request)
         row = the_row(house)
@@ -269,15 +272,14 @@ async def leave_when(holds: Callable[[House], bool], house: House, request: RunR
         waiting = asyncio.ensure_future(anext(events))
         await until(lambda: holds(house))
         waiting.cancel()
-        await asyncio.wait({waiting}, timeout=2)
+        await asyncio.wait({waiting}, timeout=WAIT_S)
     return the_row(house)
 
 
 async def test_leaving_a_whole_answer_closes_the_connection_and_its_price_is_not_known() -> None:
     async with scripted_provider([Stall()]) as faulty, scripted_provider() as good, faulty_house(faulty, good) as house:
         row = await leave_when(lambda _: faulty.answering == 1, house, ask(None, model="pair"))
-        async with asyncio.timeout(2):
-            await faulty.left_early.wait()
+        await asyncio.wait_for(faulty.left_early.wait(), WAIT_S)
     assert (row.status, row.estimated, row.input_tokens, row.output_tokens) == ("cancelled", True, 4, None)
     assert (row.cost_eur, row.gwp_kgco2eq, row.energy_kwh, row.wcf_liters) == (None, None, None, None)
     assert [(call["status"], call["output_tokens"]) for call in row.calls] == [("cancelled", None)]

@@ -74,12 +74,12 @@ async def test_kill_9_at_any_moment_loses_no_acknowledged_row_and_doubles_none(
     acknowledged: list[UUID] = []
     for _ in range(10):
         child = Child(RECORD_FOR_EVER, str(tmp_path), database_url)
-        first = await asyncio.to_thread(child.read_line)
-        await asyncio.sleep(random.uniform(0.0, 0.5))  # noqa: S311  (a moment to kill at)
+        moment = random.randint(1, 500)  # noqa: S311  (how many rows until it is killed)
+        first = await asyncio.to_thread(lambda child, moment: [child.read_line() for _ in range(moment)], child, moment)
         child.process.send_signal(signal.SIGKILL)
         rest, _ = await asyncio.to_thread(child.process.communicate)
         # The last line may be half printed: that row's acknowledgement never arrived.
-        acknowledged += [UUID(line) for line in [first, *rest.splitlines()] if len(line) == 36]
+        acknowledged += [UUID(line) for line in [*first, *rest.splitlines()] if len(line) == 36]
     assert len(acknowledged) > 100
     async with opened(tmp_path, database_url) as (ledger, _):
         await until(lambda: len(files_in(tmp_path)) == 2 and ledger.status().pending_rows == 0)

@@ -20,8 +20,8 @@ from domain.principals import Principal
 from domain.runs import RunEvent, Started, Tokens
 from services import threads as threads_module
 from services.thread_state import read_thread_state
-from services.threads import Threads
-from tests.house_for_tests import House, ask, events_of, failure_of, finish_of, open_house, text_of
+from services.threads import Lease, Threads
+from tests.house_for_tests import House, ask, events_of, failure_of, finish_of, open_house, text_of, until
 from tests.postgres_for_tests import (
     WAIT_S,
     Door,
@@ -218,7 +218,7 @@ async def test_what_nobody_has_used_for_long_is_forgotten(database_url: str, tmp
 async def test_a_second_run_is_refused_while_the_first_goes_on(database_url: str, tmp_path: Path) -> None:
     async with server(database_url, tmp_path, [*say("Ou"), Stall()], OUI) as (house, _, threads):
         running = house.service.stream(ask("echo", "un", thread_id="t"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             assert [type(await anext(running)) for _ in range(2)] == [Started, Tokens]
         assert "another run" in await refusal(house, ThreadBusy, "deux")
         with pytest.raises(ThreadBusy):
@@ -256,12 +256,9 @@ async def test_a_dead_servers_hold_runs_out(database_url: str, tmp_path: Path) -
 
 
 async def test_a_run_that_lost_its_thread_is_ended_and_writes_no_more(database_url: str, tmp_path: Path) -> None:
-    async with server(database_url, tmp_path, [*say("Ou"), Stall()]) as (house, _, threads):
+    async with server(database_url, tmp_path, [*say("Ou"), Stall()]) as (house, provider, threads):
         running = asyncio.create_task(turn(house))
-        async with asyncio.timeout(5):
-            while not threads._leases:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
+        await until(lambda: provider.answering == 1)
         await expire(threads, next(iter(threads._leases)))
         thief = await threads.take("t", owner="tester", agent="echo", run_id=uuid4(), resumes=False)
         await threads._renew()
@@ -269,6 +266,24 @@ async def test_a_run_that_lost_its_thread_is_ended_and_writes_no_more(database_u
         # The thief's hold is not let go by the loser.
         assert (await threads.get_or_raise("t", "tester")).busy
         await threads.release(thief, completed=False)
+
+
+async def test_a_run_that_lost_its_thread_before_it_began_asks_nobody(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server(database_url, tmp_path) as (house, provider, threads):
+        take = threads.take
+
+        async def take_and_lose(name: str, **asked: Any) -> Lease:
+            lease = await take(name, **asked)
+            await expire(threads, lease.run_id)
+            await take(name, **{**asked, "run_id": uuid4()})
+            await threads._renew()
+            return lease
+
+        monkeypatch.setattr(threads, "take", take_and_lose)
+        assert isinstance(failure_of(await turn(house)), ThreadBusy)
+    assert asked(provider) == []
 
 
 async def expire(threads: Threads, run_id: UUID) -> None:

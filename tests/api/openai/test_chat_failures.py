@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.api.conftest import PING_S
 from tests.live_server import LiveServer, wait_until
 from tests.openai_wire import check_openai_error, hello, objects_of, objects_of_a_failed_stream, text_of
 from tests.provider_thread import play
@@ -45,12 +46,13 @@ async def test_a_providers_limit_is_passed_on_with_its_delay_once_all_attempts_a
 
 @BOTH_FORMS
 async def test_a_provider_that_says_nothing_is_a_timeout(
-    client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
+    impatient: LiveServer, provider: ScriptedProvider, stream: bool
 ) -> None:
     if not stream:
         pytest.skip("asked whole, a provider may be silent for as long as the run may take")
     play(provider, [*say(), Stall()])
-    answer = await client.post(CHAT, json=hello(stream=stream))
+    async with impatient.client() as client:
+        answer = await client.post(CHAT, json=hello(stream=stream))
     # Silence was filled with comments, and so the status was sent before the failure was known.
     chunks, last = objects_of_a_failed_stream(answer.content)
     assert chunks == []
@@ -86,17 +88,17 @@ async def test_one_choice_that_is_refused_fails_the_answer_and_ends_the_others(
 ) -> None:
     play(provider, [Meet(2), Status(401)], [Stall()])
     check_openai_error(await post(client, n=2, stream=stream), 502, "provider_refused")
-    wait_until(provider.left_early.is_set, 5, "the other choice's call is ended")
+    wait_until(provider.left_early.is_set, 30, "the other choice's call is ended")
 
 
 async def test_one_choice_that_is_cut_fails_the_answer_and_ends_the_others(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    play(provider, [Meet(2), *say("un"), Wait(0.5), Cut()], [Meet(2), *say("deux"), Stall()])
+    play(provider, [Meet(2), *say("un"), Wait(2.0), Cut()], [Meet(2), *say("deux"), Stall()])
     chunks, last = objects_of_a_failed_stream((await post(client, n=2, stream=True)).content)
     assert {text_of(chunks, 0), text_of(chunks, 1)} == {"un", "deux"}
     assert last["error"]["code"] == "provider_cut"
-    wait_until(provider.left_early.is_set, 5, "the other choice's call is ended")
+    wait_until(provider.left_early.is_set, 30, "the other choice's call is ended")
 
 
 @BOTH_FORMS
@@ -107,16 +109,16 @@ async def test_leaving_ends_the_providers_call(
     play(provider, *[[*say("Il"), Stall()]] * n)
     async with server.client() as client:
         going = asyncio.create_task(client.post(CHAT, json=hello(stream=stream, n=n)))
-        await asyncio.to_thread(wait_until, lambda: provider.answering == n, 5, "the provider answers")
+        await asyncio.to_thread(wait_until, lambda: provider.answering == n, 30, "the provider answers")
         going.cancel()
         await asyncio.gather(going, return_exceptions=True)
-    await asyncio.to_thread(wait_until, lambda: provider.answering == 0, 5, "every call is ended")
+    await asyncio.to_thread(wait_until, lambda: provider.answering == 0, 30, "every call is ended")
 
 
 async def test_comments_fill_a_silence_without_being_an_event(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    play(provider, [*say("Il"), Wait(0.8), *say("est"), *finish()])
+    play(provider, [*say("Il"), Wait(2 * PING_S), *say("est"), *finish()])
     answer = await post(client, stream=True)
     assert b": ping\n\n" in answer.content
     assert text_of(objects_of(answer.content)) == "Ilest"

@@ -165,7 +165,7 @@ async def test_a_wrong_key_is_401_at_every_route(
     server: LiveServer, method: str, path: str, credential: str | None
 ) -> None:
     headers = {} if credential is None else {"Authorization": credential}
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as anybody:
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as anybody:
         answer = await anybody.request(method, path, headers=headers, json=hello() if method == "POST" else None)
     check_openai_error(answer, 401, "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -181,9 +181,9 @@ def test_an_api_key_opens_the_door_outside_development(tmp_path: Path) -> None:
     environment = {"ENVIRONMENT": "production", "JWT_SECRET_KEY": "s" * 40, "API_KEYS": f"backend:{key}"}
     with live_server(tmp_path, database=False, **environment) as server:
         url = f"{server.url}/v1/models"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, trust_env=False)
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=30)
         assert answer.status_code == 200
-        check_openai_error(httpx.get(url, trust_env=False), 401, "invalid_api_key")
+        check_openai_error(httpx.get(url, trust_env=False, timeout=30), 401, "invalid_api_key")
 
 
 async def test_a_too_long_conversation_has_the_code_that_clients_look_for(

@@ -43,7 +43,7 @@ def texts_of(house: House) -> list[str]:
 
 async def test_killed_in_the_middle_it_is_gone_on_with_by_another(house: House, tmp_path: Path) -> None:
     document = (await house.add("p", TEXT)).document
-    first = await worker(tmp_path, house.url, "first")
+    first = await worker(tmp_path, house.url, "first", 0.2)
     await until(lambda: len(texts_of(house)) >= 5 * BATCH, WAIT_S)
     await asyncio.to_thread(first.kill)
     committed = texts_of(house)
@@ -64,7 +64,7 @@ async def test_killed_again_and_again_it_is_done_in_the_end(house: House, tmp_pa
     document = (await house.add("p", TEXT)).document
     for number in range(4):
         before = len(texts_of(house))
-        child = await worker(tmp_path, house.url, f"worker{number}")
+        child = await worker(tmp_path, house.url, f"worker{number}", 0.2)
         await until(lambda before=before: len(texts_of(house)) > before + BATCH, WAIT_S)
         await asyncio.to_thread(child.kill)
     house.jobs.start()
@@ -79,7 +79,7 @@ async def test_killed_again_and_again_it_is_done_in_the_end(house: House, tmp_pa
 
 async def test_two_workers_share_the_documents(house: House, tmp_path: Path) -> None:
     texts = ["\n".join(f"document {number} ligne {line}" for line in range(3 * BATCH)) for number in range(8)]
-    workers = [await worker(tmp_path, house.url, name, 0.1) for name in ("one", "two")]
+    workers = [await worker(tmp_path, house.url, name, 0.2) for name in ("one", "two")]
     try:
         await until(lambda: len(house.rows("SELECT * FROM procrastinate_workers")) == 2, WAIT_S)
         documents = [(await house.add("p", text)).document for text in texts]
@@ -97,7 +97,7 @@ async def test_the_database_goes_and_comes_back_in_the_middle(
     migrated_url: str, door_of_migrated: Door, tmp_path: Path
 ) -> None:
     await door_of_migrated.open()
-    async with open_projects(door_of_migrated.url, tmp_path, embedder=WordEmbedder(pause_s=0.02)) as house:
+    async with open_projects(door_of_migrated.url, tmp_path, embedder=WordEmbedder(pause_s=0.05)) as house:
         direct = House(**{**{name: getattr(house, name) for name in house.__dataclass_fields__}, "url": migrated_url})
         document = (await house.add("p", TEXT)).document
         house.jobs.start()

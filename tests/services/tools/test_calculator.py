@@ -169,7 +169,7 @@ def test_anything_else_is_refused_quickly_and_told(expression):
     with pytest.raises(ToolException) as refused:
         evaluate(expression)
     # A bomb takes minutes; what else takes time is the collection of the whole test run's garbage.
-    assert time.thread_time() - started < 1
+    assert time.thread_time() - started < 10
     message = str(refused.value)
     assert len(message) > 20
     assert len(message) < 5 * MAX_CHARS

@@ -2,18 +2,21 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.tools import BaseTool, StructuredTool, ToolException, tool
 
+from app import create_app
 from config.settings import Settings
 from core.http_client import HttpClient
 from domain.errors import ConfigurationError
 from domain.runs import Progress
+from services.agent_registry import AgentRegistry
 from services.run_context import RunContext
 from services.tools.offered import SHOWN_CHARS, announced, create_tools, tools_of_agents
-from tests.house_for_tests import a_run
+from tests.house_for_tests import a_run, one_node, writes
 
 
 def events_of(run: RunContext) -> list[dict[str, Any]]:
@@ -150,3 +153,16 @@ def test_a_choice_of_tools_that_cannot_be_read_is_refused(choice, words):
     with pytest.raises(ConfigurationError, match="AGENT_TOOLS: ") as refused:
         tools_of_agents([choice], KNOWN)
     assert words in str(refused.value)
+
+
+def test_the_server_gives_an_agent_the_tools_that_are_chosen_for_it(tmp_path: Path):
+    given: list[str] = []
+
+    def create_graph(llm: Any, tools: list[BaseTool]) -> Any:
+        given.extend(tool.name for tool in tools)
+        return one_node(writes("x"))(llm)
+
+    registry = AgentRegistry()
+    registry.register_agent("mine", create_graph, "d")
+    create_app(Settings(_env_file=None, data_dir=tmp_path, local_model="none", agent_tools=["mine:clock"]), registry)
+    assert given == ["clock"]

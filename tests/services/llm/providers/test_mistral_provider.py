@@ -27,7 +27,7 @@ def model(**capabilities: bool) -> ModelEntry:
 
 
 def mistral(base_url: str = "http://nowhere/v1", http: HttpClient | None = None, key: str | None = API_KEY) -> Mistral:
-    return Mistral("mistral", http or HttpClient(1.0), base_url, SecretStr(key) if key else None, 2.0)
+    return Mistral("mistral", http or HttpClient(1.0), base_url, SecretStr(key) if key else None, 20.0)
 
 
 def payload(entry: ModelEntry | None = None, stop: list[str] | None = None, **parameters: Any) -> dict[str, Any]:

@@ -31,6 +31,8 @@ from tests.spark_server import (
 )
 from tests.throwaway_tls import throwaway_tls
 
+WAIT_S, STALL_S = 30.0, 90.0
+
 # Who asks
 
 
@@ -312,7 +314,7 @@ async def test_64_questions_at_once_get_each_its_own_answer():
         return say(*(f"{asked}-{n} " for n in range(20)), usage=counted(completion=int(asked) + 1))
 
     async with spark_server(answer=echo) as server:
-        provider = spark(server, connect_timeout_s=10.0, stall_timeout_s=10.0)
+        provider = spark(server, connect_timeout_s=WAIT_S, stall_timeout_s=WAIT_S)
         messages = await asyncio.gather(*(answer(provider, call(str(n))) for n in range(64)))
     assert [message.text for message in messages] == ["".join(f"{n}-{i} " for i in range(20)) for n in range(64)]
     assert [message.usage_metadata and message.usage_metadata["output_tokens"] for message in messages] == [
@@ -321,25 +323,27 @@ async def test_64_questions_at_once_get_each_its_own_answer():
     assert server.most_answering > 1
 
 
-async def test_a_reader_that_leaves_closes_the_connection_within_a_second():
+async def test_a_reader_that_leaves_closes_the_connection_at_once():
     async with spark_server([*begin("Hel"), Stall()]) as server:
-        async with aclosing(spark(server, stall_timeout_s=30.0).stream(call())) as deltas:
+        async with aclosing(spark(server, stall_timeout_s=STALL_S).stream(call())) as deltas:
             assert await anext(deltas) == ["Hel"]
-            started = time.perf_counter()
-        await asyncio.wait_for(server.left_early.wait(), 1.0)
-        assert time.perf_counter() - started < 1.0
+        await asyncio.wait_for(server.left_early.wait(), WAIT_S)
 
 
 async def test_a_vendor_that_does_not_close_holds_nobody():
-    async with spark_server([*begin("Hel"), Deaf(0.8), Stall()]) as server:
-        async with aclosing(spark(server, stall_timeout_s=30.0).stream(call())) as deltas:
+    hears = asyncio.Event()
+    async with spark_server([*begin("Hel"), Deaf(hears), Stall()]) as server:
+        async with aclosing(spark(server, stall_timeout_s=STALL_S).stream(call())) as deltas:
             assert await anext(deltas) == ["Hel"]
             started = time.perf_counter()
-        assert time.perf_counter() - started < 0.5
-        await asyncio.wait_for(server.left_early.wait(), 2.0)
+        waited_s, was_heard = time.perf_counter() - started, server.left_early.is_set()
+        hears.set()
+        assert waited_s < 5
+        assert not was_heard
+        await asyncio.wait_for(server.left_early.wait(), WAIT_S)
 
 
-async def test_a_run_that_is_cancelled_closes_the_connection_within_a_second():
+async def test_a_run_that_is_cancelled_closes_the_connection_at_once():
     asked = asyncio.Event()
 
     def say_nothing(_: dict[str, Any]) -> list[Any]:
@@ -347,9 +351,9 @@ async def test_a_run_that_is_cancelled_closes_the_connection_within_a_second():
         return [Stall()]
 
     async with spark_server(answer=say_nothing) as server:
-        task = asyncio.create_task(answer(spark(server, stall_timeout_s=30.0), call()))
-        await asyncio.wait_for(asked.wait(), 2.0)
+        task = asyncio.create_task(answer(spark(server, stall_timeout_s=STALL_S), call()))
+        await asyncio.wait_for(asked.wait(), WAIT_S)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 1.0)
-        await asyncio.wait_for(server.left_early.wait(), 1.0)
+            await asyncio.wait_for(task, WAIT_S)
+        await asyncio.wait_for(server.left_early.wait(), WAIT_S)

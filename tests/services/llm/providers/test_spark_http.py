@@ -57,7 +57,7 @@ def call(messages: Sequence[BaseMessage] | str = "Hi", *, whole: bool = False, *
 async def x1_behind(*scripts: Sequence[Step], **options: Any) -> AsyncIterator[tuple[SparkHttp, SparkHttpServer]]:
     """The provider, and the vendor behind it."""
     async with spark_http_server(*scripts, **options) as server, http_client() as http:
-        yield SparkHttp(http, CREDENTIALS, server.base_url, stall_timeout_s=2.0), server
+        yield SparkHttp(http, CREDENTIALS, server.base_url, stall_timeout_s=20.0), server
 
 
 # What comes

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import json
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -24,6 +23,7 @@ from services.llm.providers.mistral import Mistral
 from services.llm.providers.openai_compatible import OpenAICompatible
 from services.llm.providers.provider import ModelCall, Provider
 from services.llm.providers.sse_decoder import Decoder
+from tests.house_for_tests import until
 from tests.router_for_tests import CATALOGUE
 from tests.scripted_provider import (
     API_KEY,
@@ -78,7 +78,7 @@ class Heard:
 
 
 @asynccontextmanager
-async def provider_at(base_url: str, name: str = "openai", stall_s: float = 2.0) -> AsyncIterator[Provider]:
+async def provider_at(base_url: str, name: str = "openai", stall_s: float = 20.0) -> AsyncIterator[Provider]:
     async with http_client() as http:
         key = SecretStr(API_KEY)
         if name == "mistral":
@@ -93,9 +93,9 @@ def a_call(name: str = "openai", **parameters: Any) -> ModelCall:
     return ModelCall(model, [HumanMessage("x" * 40)], parameters, whole=True)
 
 
-async def hear(base_url: str, name: str = "openai", stall_s: float = 2.0, **parameters: Any) -> Heard:
+async def hear(base_url: str, name: str = "openai", stall_s: float = 20.0, **parameters: Any) -> Heard:
     heard = Heard()
-    async with asyncio.timeout(5), provider_at(base_url, name, stall_s) as provider:
+    async with asyncio.timeout(60), provider_at(base_url, name, stall_s) as provider:
         try:
             async with aclosing(counted(provider, a_call(name, **parameters), heard.calls.append)) as deltas:
                 async for delta in deltas:
@@ -264,25 +264,25 @@ async def test_a_provider_that_is_not_there_is_unreachable() -> None:
 
 @BOTH
 async def test_an_answer_that_takes_longer_to_write_than_the_stall_time_is_waited_for(name: str) -> None:
-    assert (await whole(Wait(0.4), *BONJOUR, name=name, stall_s=0.1)).answer.content == "Bonjour"
+    assert (await whole(Wait(1.0), *BONJOUR, name=name, stall_s=0.5)).answer.content == "Bonjour"
 
 
 async def test_a_body_that_stops_in_the_middle_is_stalled() -> None:
-    started = time.perf_counter()
     async with holding_server(WHOLE[:40]) as base_url:
-        heard = await hear(base_url, stall_s=0.15)
+        heard = await hear(base_url, stall_s=0.5)
     assert isinstance(heard.error, ProviderStalled)
-    assert time.perf_counter() - started < 1.5
 
 
 async def test_a_refusal_whose_body_never_ends_is_stalled() -> None:
     async with holding_server(b'{"error":', status=b"503 Busy") as base_url:
-        heard = await hear(base_url, stall_s=0.15)
+        heard = await hear(base_url, stall_s=0.5)
     assert isinstance(heard.error, ProviderStalled)
 
 
 @asynccontextmanager
-async def holding_server(said: bytes, status: bytes = b"200 OK") -> AsyncIterator[str]:
+async def holding_server(
+    said: bytes, status: bytes = b"200 OK", has_said: asyncio.Event | None = None
+) -> AsyncIterator[str]:
     """Says a part of its answer, and keeps the line open."""
     closed = asyncio.Event()
 
@@ -291,6 +291,9 @@ async def holding_server(said: bytes, status: bytes = b"200 OK") -> AsyncIterato
         writer.write(
             b"HTTP/1.1 " + status + b"\r\nContent-Type: application/json\r\nContent-Length: 99999\r\n\r\n" + said
         )
+        await writer.drain()
+        if has_said:
+            has_said.set()
         with contextlib.suppress(ConnectionError):
             while await reader.read(1000):
                 pass
@@ -300,15 +303,14 @@ async def holding_server(said: bytes, status: bytes = b"200 OK") -> AsyncIterato
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-        async with asyncio.timeout(2):
-            await closed.wait()
+        await asyncio.wait_for(closed.wait(), 30)
 
 
 # Leaving
 
 
-async def leave(base_url: str, name: str, begun: asyncio.Event | None = None) -> Call:
-    """Ask, and hang up on the answer."""
+async def leave(base_url: str, name: str, has_begun: Callable[[], bool]) -> Call:
+    """Ask, and hang up on the answer once it has begun."""
     heard = Heard()
 
     async def read() -> None:
@@ -318,11 +320,9 @@ async def leave(base_url: str, name: str, begun: asyncio.Event | None = None) ->
         ):
             _ = [delta async for delta in deltas]
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         task = asyncio.create_task(read())
-        if begun:
-            await begun.wait()
-        await asyncio.sleep(0.05)
+        await until(has_begun)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -333,15 +333,16 @@ async def leave(base_url: str, name: str, begun: asyncio.Event | None = None) ->
 @pytest.mark.parametrize("script", [[Stall()], [Wait(60), *BONJOUR]], ids=["silent", "at work"])
 async def test_hanging_up_closes_the_connection_and_leaves_the_output_unknown(script: list[Step], name: str) -> None:
     async with scripted_provider(script) as provider:
-        call = await leave(provider.base_url, name)
+        call = await leave(provider.base_url, name, lambda: provider.answering == 1)
         await gone(provider)
     assert (call.status, call.estimated) == ("cancelled", True)
     assert call.usage == TokenUsage(14, None)
 
 
 async def test_hanging_up_in_the_middle_of_the_body_leaves_the_output_unknown_too() -> None:
-    async with holding_server(WHOLE[:40]) as base_url:
-        call = await leave(base_url, "openai")
+    said = asyncio.Event()
+    async with holding_server(WHOLE[:40], has_said=said) as base_url:
+        call = await leave(base_url, "openai", said.is_set)
     assert (call.status, call.usage.output_tokens) == ("cancelled", None)
 
 
@@ -355,8 +356,7 @@ async def test_an_answer_that_was_lost_has_an_unknown_output(script: list[Step])
 
 
 async def gone(provider: ScriptedProvider) -> None:
-    async with asyncio.timeout(1.0):
-        await provider.left_early.wait()
+    await asyncio.wait_for(provider.left_early.wait(), 30)
 
 
 async def test_a_connection_that_was_read_to_its_end_is_used_again() -> None:

@@ -14,6 +14,7 @@ from domain.errors import (
 )
 from services.llm.providers import wire
 from services.llm.providers.wire import stream_events
+from tests.house_for_tests import until
 from tests.scripted_provider import (
     DONE,
     Chunk,
@@ -38,6 +39,8 @@ from tests.wire_reader import (
     silent_server,
 )
 
+WAIT_S, STALL_S = 30.0, 90.0
+
 
 async def test_an_answer_comes_whole_with_its_finish_reason_and_its_usage():
     answer = await answer_to(*say("Bon", "jour"), *finish(10, 2))
@@ -54,7 +57,7 @@ async def test_a_finished_answer_is_kept_when_the_done_mark_is_missing():
 
 @pytest.mark.parametrize("ending", [[Cut()], [Wait(0.02), Cut()], [Stall()]], ids=["cut", "cut later", "silent"])
 async def test_a_finished_answer_is_kept_when_the_connection_breaks_after_it(ending):
-    answer = await answer_to(*say("Hi"), chunk({}, "stop"), *ending, stall_s=0.15)
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), *ending)
     assert (answer.text, answer.error) == ("Hi", None)
 
 
@@ -129,34 +132,34 @@ async def test_a_content_type_is_the_same_in_capitals():
 @pytest.mark.parametrize("said", [(), ("Half",)], ids=["before the first token", "after it"])
 async def test_a_provider_that_says_nothing_new_is_stalled_even_when_it_comments(comments, said):
     started = time.perf_counter()
-    answer = await answer_to(*(say(*said) if said else []), Stall(comments=comments), stall_s=0.2)
+    answer = await answer_to(*(say(*said) if said else []), Stall(comments=comments), stall_s=0.5)
     assert answer.text == "".join(said)
     assert isinstance(answer.error, ProviderStalled)
     assert answer.error.retryable
-    assert 0.19 < time.perf_counter() - started < 1.0
+    assert 0.49 < time.perf_counter() - started < 20
 
 
 async def test_a_provider_that_never_answers_the_request_is_stalled():
-    async with asyncio.timeout(2), silent_server() as base_url, http_client() as http:
+    async with asyncio.timeout(WAIT_S), silent_server() as base_url, http_client() as http:
         answer = await read(http, base_url, stall_s=0.1)
     assert isinstance(answer.error, ProviderStalled)
 
 
 async def test_a_slow_provider_that_keeps_talking_is_not_stalled():
-    steps = [step for piece in "abcdef" for step in (Wait(0.06), chunk({"content": piece}))]
-    answer = await answer_to(*steps, *finish(), stall_s=0.2)
+    steps = [step for piece in "abcdef" for step in (Wait(0.3), chunk({"content": piece}))]
+    answer = await answer_to(*steps, *finish(), stall_s=1.5)
     assert (answer.text, answer.error) == ("abcdef", None)
 
 
 async def test_empty_events_are_news_for_they_show_a_provider_at_work():
-    steps = [step for _ in range(6) for step in (Wait(0.06), chunk({"content": ""}))]
-    answer = await answer_to(*steps, *say("Hi"), *finish(), stall_s=0.2)
+    steps = [step for _ in range(6) for step in (Wait(0.3), chunk({"content": ""}))]
+    answer = await answer_to(*steps, *say("Hi"), *finish(), stall_s=1.5)
     assert (answer.text, answer.error) == ("Hi", None)
 
 
 async def test_a_slow_consumer_is_not_a_stalled_provider():
     steps = [step for piece in "abc" for step in (chunk({"content": piece}), Wait(0.01))]
-    answer = await answer_to(*steps, *finish(), stall_s=0.1, pause_s=0.15)
+    answer = await answer_to(*steps, *finish(), stall_s=0.6, pause_s=0.7)
     assert (answer.text, answer.error) == ("abc", None)
 
 
@@ -179,7 +182,7 @@ async def test_a_connection_that_is_never_accepted_is_unreachable_and_not_stalle
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        async with http_client(connect_timeout_s=0.1) as http:
+        async with http_client(connect_timeout_s=0.3) as http:
             answer = await read(http, f"http://127.0.0.1:{full.getsockname()[1]}/v1")
     assert isinstance(answer.error, ProviderUnreachable)
     assert answer.error.retryable
@@ -195,9 +198,9 @@ async def test_complete_answers_share_one_connection():
 
 async def test_a_provider_that_keeps_the_body_open_after_done_does_not_hold_the_answer():
     started = time.perf_counter()
-    answer = await answer_to(*say("Hi"), *finish(), Stall(), stall_s=5.0)
+    answer = await answer_to(*say("Hi"), *finish(), Stall(), stall_s=STALL_S)
     assert (answer.text, answer.error) == ("Hi", None)
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < WAIT_S
 
 
 async def test_a_provider_that_never_ends_after_its_finish_reason_does_not_hold_the_answer_for_the_stall_time(
@@ -205,9 +208,9 @@ async def test_a_provider_that_never_ends_after_its_finish_reason_does_not_hold_
 ):
     monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
     started = time.perf_counter()
-    answer = await answer_to(*say("Hi"), chunk({}, "stop"), Stall(), stall_s=5.0)
+    answer = await answer_to(*say("Hi"), chunk({}, "stop"), Stall(), stall_s=STALL_S)
     assert (answer.text, answer.error) == ("Hi", None)
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < WAIT_S
 
 
 async def test_the_connection_is_closed_when_the_consumer_stops_early():
@@ -220,8 +223,8 @@ async def test_the_connection_is_closed_when_the_consumer_stops_early():
 
 async def test_the_connection_is_closed_when_the_consumer_is_cancelled():
     async with scripted_provider([*say("Hi"), Stall()]) as provider, http_client() as http:
-        reading = asyncio.create_task(read(http, provider.base_url, stall_s=5.0))
-        await asyncio.sleep(0.05)
+        reading = asyncio.create_task(read(http, provider.base_url, stall_s=STALL_S))
+        await until(lambda: provider.answering == 1)
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reading
@@ -229,5 +232,5 @@ async def test_the_connection_is_closed_when_the_consumer_is_cancelled():
 
 
 async def gone(provider: ScriptedProvider) -> None:
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(WAIT_S):
         await provider.left_early.wait()
