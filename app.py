@@ -6,17 +6,31 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from api import ask, auth, completion, document_events, documents, health, lists, search, threads
+from api import (
+    ask,
+    auth,
+    completion,
+    document_events,
+    documents,
+    health,
+    lists,
+    recordings,
+    search,
+    threads,
+    transcription,
+    transcription_jobs,
+)
 from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
 from api.middleware import BodyLimit, RequestBounds
-from api.openai import chat, embeddings, models
+from api.openai import chat, embeddings, models, transcriptions
 from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
 from config.catalogue import load_catalogue
@@ -30,6 +44,10 @@ from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
 from services.agent_loading import check_model_names, load_agents
 from services.agent_registry import AgentRegistry, agent_registry
+from services.audio.meeting import MeetingWriter
+from services.audio.studio import create_studio
+from services.audio.transcribers.factory import create_transcription_router
+from services.audio.transcribers.local import LocalTranscriber
 from services.completion import CompletionService
 from services.embeddings.factory import create_embedders
 from services.embeddings.local import LocalEmbedder
@@ -43,6 +61,8 @@ from services.store import AgentStore
 from services.threads import Threads
 from services.tools.offered import create_tools, tools_of_agents
 
+LOCAL_HEARING_S = 1_800.0
+"""For one piece: a slow machine may take as long as the piece lasts, and others wait before it."""
 DESCRIPTION = """One HTTP door to LangGraph agents and to every model behind them.
 Each answer says what it cost, how long it took and what it emitted."""
 
@@ -50,8 +70,8 @@ Each answer says what it cost, how long it took and what it emitted."""
 def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> FastAPI:
     """The application of one worker process. Raises `ConfigurationError` when settings or data files do not hold."""
     http = HttpClient(settings.provider_connect_timeout_s)
-    local_embedder = LocalEmbedder(timeout_s=settings.provider_stall_timeout_s)
-    services = create_services(settings, registry, http, local_embedder)
+    here = create_local_models(settings)
+    services = create_services(settings, registry, http, here)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +81,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await services.threads.start()
         if settings.job_worker == "embedded":
             await services.library.start_jobs()
+            await services.studio.start_jobs()
         if services.local_runtime is not None:
             await services.local_runtime.start()
         # What the start made lives as long as the process: without this, each full collection walks all of it again.
@@ -72,8 +93,8 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
             yield
         if services.local_runtime is not None:
             await services.local_runtime.stop()
-        await services.library.jobs.stop()
-        await local_embedder.close()
+        await stop_jobs(services)
+        await here.close()
         await services.threads.stop()
         await services.ledger.stop()
         await services.database.close()
@@ -85,13 +106,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     )
     app.state.services = services
     install_error_answers(app)
-    # In the order of their load: a path is compared with each route until one fits.
-    app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
-    for door in (chat, embeddings, models):
-        app.include_router(door.router, responses=OPENAI_ANY_ERROR)
-    for door in (completion, auth, lists, threads, documents, document_events, search, health):
-        app.include_router(door.router, responses=ANY_ERROR)
-    app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
+    _include_doors(app)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -103,14 +118,49 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.add_middleware(
         RequestBounds,
         limit=BodyLimit(settings.max_body_bytes, "MAX_BODY_BYTES"),
-        upload_limit=documents.upload_limit(settings),
+        upload_limits=[documents.upload_limit(settings), recordings.upload_limit(settings)],
     )
     return app
 
 
-def create_services(
-    settings: Settings, registry: AgentRegistry, http: HttpClient, local_embedder: LocalEmbedder
-) -> Services:
+def _include_doors(app: FastAPI) -> None:
+    # In the order of their load: a path is compared with each route until one fits.
+    app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
+    for door in (chat, embeddings, models, transcriptions):
+        app.include_router(door.router, responses=OPENAI_ANY_ERROR)
+    native = (completion, auth, lists, threads, documents, document_events, search, transcription, transcription_jobs)
+    for door in (*native, health):
+        app.include_router(door.router, responses=ANY_ERROR)
+    app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModels:
+    """What this process runs by itself, besides the chat model."""
+
+    embedder: LocalEmbedder
+    transcriber: LocalTranscriber
+
+    async def close(self) -> None:
+        """End their threads and processes."""
+        await self.embedder.close()
+        await self.transcriber.close()
+
+
+def create_local_models(settings: Settings) -> LocalModels:
+    """Nothing is loaded before it is asked."""
+    return LocalModels(
+        LocalEmbedder(timeout_s=settings.provider_stall_timeout_s),
+        LocalTranscriber(data_dir=settings.data_dir, timeout_s=LOCAL_HEARING_S, idle_s=settings.whisper_idle_s),
+    )
+
+
+async def stop_jobs(services: Services) -> None:
+    """Jobs at work are interrupted; the queue has them again."""
+    await asyncio.gather(services.library.jobs.stop(), services.studio.stop_jobs())
+
+
+def create_services(settings: Settings, registry: AgentRegistry, http: HttpClient, here: LocalModels) -> Services:
     """Everything a worker process needs, connected but not yet opened."""
     authenticator = create_authenticator(settings)
     catalogue = load_catalogue()
@@ -128,7 +178,7 @@ def create_services(
         max_pending_bytes=settings.ledger_max_pending_bytes,
         flush_s=settings.ledger_flush_s,
     )
-    embeddings = EmbeddingService(catalogue, create_embedders(catalogue, settings, http, local_embedder, keys))
+    embeddings = EmbeddingService(catalogue, create_embedders(catalogue, settings, http, here.embedder, keys))
     embedding_runs = EmbeddingRuns(embeddings, accountant, ledger, run_timeout_s=settings.run_timeout_s)
     library = create_library(settings, database, embeddings, embedding_runs)
     tools = create_tools(settings, http)
@@ -142,26 +192,29 @@ def create_services(
         store=AgentStore(database),
     )
     check_model_names(agents, catalogue)
+    runs = CompletionService(
+        agents=agents,
+        router=router,
+        accountant=accountant,
+        ledger=ledger,
+        run_timeout_s=settings.run_timeout_s,
+        threads=kept_threads,
+        projects=library.projects,
+    )
+    hearing = create_transcription_router(catalogue, settings, http, here.transcriber, keys)
     return Services(
         settings=settings,
         authenticator=authenticator,
         agents=agents,
         router=router,
         accountant=accountant,
-        completion=CompletionService(
-            agents=agents,
-            router=router,
-            accountant=accountant,
-            ledger=ledger,
-            run_timeout_s=settings.run_timeout_s,
-            threads=kept_threads,
-            projects=library.projects,
-        ),
+        completion=runs,
         database=database,
         ledger=ledger,
         threads=kept_threads,
         local_runtime=runtime,
         library=library,
+        studio=create_studio(settings, database, hearing, accountant, ledger, MeetingWriter(runs, router, agents)),
         embeddings=embedding_runs,
     )
 
@@ -169,8 +222,8 @@ def create_services(
 async def work_on_jobs(settings: Settings) -> None:
     """`python app.py worker`: does the queue's jobs until SIGTERM or Ctrl-C. Its database may come and go."""
     http = HttpClient(settings.provider_connect_timeout_s)
-    local_embedder = LocalEmbedder(timeout_s=settings.provider_stall_timeout_s)
-    services = create_services(settings, AgentRegistry(), http, local_embedder)
+    here = create_local_models(settings)
+    services = create_services(settings, agent_registry, http, here)
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
@@ -178,9 +231,14 @@ async def work_on_jobs(settings: Settings) -> None:
     await services.database.open()
     await services.ledger.start()
     await services.library.start_jobs()
+    await services.studio.start_jobs()
+    if services.local_runtime is not None:
+        await services.local_runtime.start()  # It writes the accounts of meetings.
     await told.wait()
-    await services.library.jobs.stop()
-    await local_embedder.close()
+    if services.local_runtime is not None:
+        await services.local_runtime.stop()
+    await stop_jobs(services)
+    await here.close()
     await services.ledger.stop()
     await services.database.close()
     await http.close()

@@ -30,8 +30,12 @@ def draining_on_sigterm(services: Services) -> Iterator[None]:
     servers_own: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     ends: list[asyncio.TimerHandle] = []
 
+    def end_all() -> None:
+        services.completion.interrupt_all()
+        services.studio.transcriptions.interrupt_all()
+
     def stop(number: int) -> None:
-        ends.append(loop.call_later(services.settings.shutdown_grace_s, services.completion.interrupt_all))
+        ends.append(loop.call_later(services.settings.shutdown_grace_s, end_all))
         if callable(servers_own[number]):
             servers_own[number](number, None)
 

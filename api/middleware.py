@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,10 +35,10 @@ class BodyLimit:
 class RequestBounds:
     """Accepts or makes the request's id, returns it on every answer, and refuses bodies over the limit."""
 
-    def __init__(self, app: ASGIApp, limit: BodyLimit, upload_limit: BodyLimit) -> None:
+    def __init__(self, app: ASGIApp, limit: BodyLimit, upload_limits: Sequence[BodyLimit]) -> None:
         self._app = app
         self._limit = limit
-        self._upload_limit = upload_limit
+        self._upload_limits = tuple(upload_limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,7 +50,7 @@ class RequestBounds:
         state["request_id"] = request_id
         id_header = (REQUEST_ID_HEADER, request_id.encode())
         limit = self._limit_of(scope["path"])
-        body = _Counted(receive, limit, is_upload=limit is self._upload_limit and scope["method"] == "POST")
+        body = _Counted(receive, limit, is_upload=limit is not self._limit and scope["method"] == "POST")
 
         async def send_bounded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,8 +68,10 @@ class RequestBounds:
         await app(scope, body, send_bounded)
 
     def _limit_of(self, path: str) -> BodyLimit:
-        uploads = self._upload_limit
-        return uploads if uploads.paths is not None and uploads.paths.fullmatch(path) else self._limit
+        for uploads in self._upload_limits:
+            if uploads.paths is not None and uploads.paths.fullmatch(path):
+                return uploads
+        return self._limit
 
 
 class _Counted:

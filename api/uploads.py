@@ -3,8 +3,9 @@
 import asyncio
 import errno
 import hashlib
+import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,50 +24,62 @@ if TYPE_CHECKING:
 FIELD = "file"
 WRITE_BYTES = 1_048_576
 MAX_HEADER_BYTES = 16_384
+MAX_TEXT_BYTES = 32_768
 ENVELOPE_BYTES = 65_536
-"""What a multipart body may hold besides the file: boundaries, and the headers of its part."""
+"""What a multipart body may hold besides the file: boundaries, the headers of its parts, and text fields."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """A file as its sender named it. `file` is open for reading, and gone once it is closed."""
+    """A file as its sender named it. `file` is open for reading, and gone once it is closed.
+
+    `fields` are the text fields sent beside it, a field sent several times joined by commas.
+    """
 
     filename: str
     size_bytes: int
     sha256: bytes
     file: BinaryIO
+    fields: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class UploadRules:
-    """Where the bytes wait, how many there may be, and what a file may be called: `check_name` raises for the rest."""
+    """Where the bytes wait, how many there may be, and what a file may be called: `check_name` raises for the rest.
+
+    `fields` may be sent beside the file, as text; `None` is any. `needs_space` says how often the file will be written:
+    a disk that cannot hold it so often refuses it before it is read.
+    """
 
     directory: Path
     max_bytes: int
     setting: str
     check_name: Callable[[str], object]
+    fields: frozenset[str] | None = frozenset()
+    needs_space: float = 1.0
 
 
 @asynccontextmanager
 async def received_file(request: Request, rules: UploadRules) -> AsyncIterator[ReceivedFile]:
-    """The only part of a multipart body, named `file`. The bytes go when the block is left.
+    """The file of a multipart body, its part named `file`. The bytes go when the block is left.
 
     Raises `BadRequest`, `UnsupportedMedia`, `PayloadTooLarge` or `StorageFull`.
     """
     boundary = _boundary(request)
     with await asyncio.to_thread(_open, rules.directory) as file:
         sink = _Sink(file, rules.max_bytes, rules.setting)
-        form = _Form(rules.check_name)
+        form = _Form(rules.check_name, rules.fields)
+        await asyncio.to_thread(_check_space, rules, request.headers.get("Content-Length"))
         await _read(request, boundary, form, sink)
         if form.filename is None:
-            raise BadRequest(f"{FIELD}: it is missing; send the document as the multipart field {FIELD!r}")
+            raise BadRequest(f"{FIELD}: it is missing; send it as the multipart field {FIELD!r}")
         if not form.is_complete:
             raise BadRequest("body: it ends before its last boundary; send it whole")
         if sink.size_bytes == 0:
             raise BadRequest(f"{FIELD}: it is empty")
-        yield ReceivedFile(form.filename, sink.size_bytes, sink.digest.digest(), file)
+        yield ReceivedFile(form.filename, sink.size_bytes, sink.digest.digest(), file, form.texts())
 
 
 async def _read(request: Request, boundary: bytes, form: "_Form", sink: "_Sink") -> None:
@@ -85,10 +98,14 @@ async def _read(request: Request, boundary: bytes, form: "_Form", sink: "_Sink")
 
 
 class _Form:
-    """What the parser tells of the body's parts. Anything but one file is refused as soon as it shows."""
+    """What the parser tells of the body's parts. Anything but one file and its fields is refused at once."""
 
-    def __init__(self, check_name: Callable[[str], object]) -> None:
+    def __init__(self, check_name: Callable[[str], object], fields: frozenset[str] | None) -> None:
         self._check_name = check_name
+        self._fields = fields
+        self._texts: dict[str, list[bytearray]] = {}
+        self._text: bytearray | None = None
+        self._text_bytes = 0
         self._header = b""
         self._headers: dict[bytes, bytes] = {}
         self._value = b""
@@ -112,6 +129,13 @@ class _Form:
         self.waiting.clear()
         return taken
 
+    def texts(self) -> dict[str, str]:
+        """The fields that came beside the file."""
+        try:
+            return {name: ",".join(bytes(value).decode() for value in values) for name, values in self._texts.items()}
+        except UnicodeDecodeError as error:
+            raise BadRequest("body: a field of it is not UTF-8") from error
+
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
         self._check_header()
@@ -132,8 +156,10 @@ class _Form:
         _, options = parse_options_header(self._headers.pop(b"content-disposition", b""))
         self._headers.clear()
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        self._text = None
         if name != FIELD:
-            raise BadRequest(f"{name[:80]}: unknown field; send {FIELD!r} alone")
+            self._begin_text(name)
+            return
         if self.filename is not None:
             raise BadRequest(f"{FIELD}: send one file at a time")
         if b"filename" not in options:
@@ -141,8 +167,21 @@ class _Form:
         self.filename = options[b"filename"].decode("utf-8", "replace")
         self._check_name(self.filename)
 
+    def _begin_text(self, name: str) -> None:
+        if self._fields is not None and name not in self._fields:
+            known = " alone" if not self._fields else f", and {', '.join(sorted(self._fields))} beside it"
+            raise BadRequest(f"{name[:80]}: unknown field; send {FIELD!r}{known}")
+        self._text = bytearray()
+        self._texts.setdefault(name.removesuffix("[]"), []).append(self._text)
+
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self.waiting += data[start:end]
+        if self._text is None:
+            self.waiting += data[start:end]
+            return
+        self._text += data[start:end]
+        self._text_bytes += end - start
+        if self._text_bytes > MAX_TEXT_BYTES:
+            raise BadRequest(f"body: its fields besides {FIELD!r} hold more than {MAX_TEXT_BYTES} bytes")
 
     def _on_end(self) -> None:
         self.is_complete = True
@@ -176,6 +215,16 @@ class _Sink:
             if error.errno in _FULL:
                 raise StorageFull("the server's disk is full: the file was not stored") from error
             raise
+
+
+def _check_space(rules: UploadRules, declared: str | None) -> None:
+    """Raises `StorageFull` for a body that is known not to fit, before it is read."""
+    if declared is None or not declared.isdigit():
+        return
+    needed = int(int(declared) * rules.needs_space)
+    place = next(folder for folder in (rules.directory, *rules.directory.parents) if folder.exists())
+    if shutil.disk_usage(place).free < needed:
+        raise StorageFull(f"the server's disk has no room for it: {needed} bytes are needed; send it later")
 
 
 def _open(directory: Path) -> BinaryIO:

@@ -109,6 +109,18 @@ class Settings(BaseSettings):
     job_worker: Literal["embedded", "none"] = "embedded"
     job_concurrency: int = Field(default=1, ge=1)
 
+    # Recordings, and the jobs that transcribe them
+    transcription_model: str | None = None
+    meeting_model: str | None = None
+    max_upload_mb_audio: int = Field(default=500, gt=0)
+    audio_piece_s: float = Field(default=540.0, ge=5)
+    audio_parallel: int = Field(default=4, ge=1)
+    transcription_timeout_s: float = Field(default=300.0, gt=0)
+    whisper_idle_s: float = Field(default=300.0, gt=0)
+    audio_job_concurrency: int = Field(default=1, ge=1)
+    audio_jobs_per_caller: int = Field(default=100, ge=1)
+    audio_retention_days: int = Field(default=30, ge=0)
+
     # The database and the ledger
     database_url: SecretStr | None = None
     database_pool_size: int = Field(default=8, ge=1)

@@ -16,6 +16,7 @@ RouteurError
 │   ├── ThreadBusy              another run of the thread is going on
 │   └── ThreadWaits             the thread's last run asked something: it takes `resume`
 ├── PayloadTooLarge (413)
+├── TooManyJobs (429)          the caller has as many unfinished as one may have
 ├── UnsupportedMedia (415)
 ├── ProviderError (502)
 │   ├── ProviderRefused        the provider answered with an error status
@@ -122,6 +123,11 @@ class ThreadWaits(Conflict):
 class PayloadTooLarge(RouteurError):
     code = "payload_too_large"
     status = 413
+
+
+class TooManyJobs(RouteurError):
+    code = "too_many_jobs"
+    status = 429
 
 
 class UnsupportedMedia(RouteurError):

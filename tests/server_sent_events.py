@@ -23,3 +23,15 @@ def parse_stream(body: bytes) -> list[dict[str, Any]]:
 
 def text_of(events: list[dict[str, Any]]) -> str:
     return "".join(event["content"] for event in events)
+
+
+def typed_events(body: str) -> list[tuple[str, Any]]:
+    """The events of a stream that names each: `(kind, content)`, comments passed over."""
+    blocks = [block for block in body.removesuffix("\n\n").split("\n\n") if block != COMMENT]
+    found = []
+    for block in blocks:
+        kind, content = block.split("\n")
+        assert kind.startswith("event: "), block
+        assert content.startswith("data: "), block
+        found.append((kind[7:], json.loads(content[6:])))
+    return found

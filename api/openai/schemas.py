@@ -185,3 +185,43 @@ EMBEDDINGS_RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: answer for status, answer in CHAT_ERRORS.items() if status != 400},
     400: openai_example(InvalidParameter("input", "send a string or a list of strings")),
 }
+
+TRANSCRIPTIONS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "model": {**_TEXT, "description": "A transcription model; the server's when absent."},
+                        "language": _TEXT,
+                        "prompt": _TEXT,
+                        "response_format": {"enum": ["json", "text", "srt", "verbose_json", "vtt"]},
+                        "stream": {"type": "boolean"},
+                        "context": {"enum": ["chained", "parallel"]},
+                    },
+                },
+                "example": {"file": "@reunion.m4a", "model": "whisper-base"},
+            }
+        },
+    }
+}
+TRANSCRIPTIONS_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The text; `verbose_json`, `srt` and `vtt` with times; with `stream`, server-sent events.",
+        "content": {
+            "application/json": {
+                "example": {
+                    "text": "Bonjour à tous.",
+                    "usage": {"type": "duration", "seconds": 3.2},
+                    "impact": {"cost_eur": 0.0},
+                }
+            }
+        },
+    },
+    **{status: answer for status, answer in CHAT_ERRORS.items() if status != 400},
+    400: openai_example(InvalidParameter("response_format", "'gpt-4o-transcribe' gives no times")),
+}

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ def client(tmp_path: Path) -> httpx.AsyncClient:
         async with received_file(request, rules) as received:
             return {"size": received.size_bytes}
 
-    app.add_middleware(RequestBounds, limit=LIMIT, upload_limit=LIMIT)
+    app.add_middleware(RequestBounds, limit=LIMIT, upload_limits=[LIMIT])
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
@@ -60,3 +61,13 @@ async def test_with_room_it_is_taken_and_leaves_no_file(client: httpx.AsyncClien
         too_large = await client.post("/", files={"file": ("a.txt", b"x" * 5_000_001)})
         assert "LIMIT" in check_error(too_large, 413, "payload_too_large")
     assert list((tmp_path / "files").iterdir()) == []
+
+
+async def test_a_body_that_is_known_not_to_fit_is_refused_before_it_is_read(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    async with client:
+        answer = await client.post("/", files={"file": ("a.txt", b"x" * 1_500_000)})
+        assert "bytes are needed" in check_error(answer, 507, "storage_full")
+        assert (await client.post("/", files={"file": ("a.txt", b"x" * 500_000)})).status_code == 200

@@ -40,7 +40,8 @@ async def test_every_model_of_the_catalogue_is_listed(client: httpx.AsyncClient)
         assert set(model) >= MODEL_FIELDS
         assert set(model["capabilities"]) >= {"vision", "tools", "json_schema"}
         assert model["available"] is (model["unavailable_reason"] is None)
-        assert isinstance(model["context_window"], int)
+        # A model that only transcribes may have no window: it is told how much it hears by its pieces.
+        assert isinstance(model["context_window"], int) or model["type"] == "transcription"
 
 
 async def test_a_model_that_cannot_serve_names_its_setting(client: httpx.AsyncClient) -> None:
@@ -115,20 +116,20 @@ async def test_a_drawing_that_cannot_be_made_says_why(client: httpx.AsyncClient)
 
 @pytest.mark.parametrize("path", ["/models", "/agents", "/agents/V2/graph", "/auth/verify"])
 def test_the_lists_want_a_credential(server: LiveServer, path: str) -> None:
-    answer = httpx.get(f"{server.url}{path}", trust_env=False)
+    answer = httpx.get(f"{server.url}{path}", trust_env=False, timeout=30)
     check_error(answer, 401, "unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_health_says_who_answers(keyless: LiveServer) -> None:
-    content = httpx.get(f"{keyless.url}/health", trust_env=False).json()
+    content = httpx.get(f"{keyless.url}/health", trust_env=False, timeout=30).json()
     assert list(content) == ["status", "version", "title", "environment", "timestamp"]
     assert (content["status"], content["title"], content["environment"]) == ("healthy", "Essai", "development")
     assert datetime.fromisoformat(content["timestamp"]).tzinfo is not None
 
 
 def test_readiness_fails_with_the_reason_when_no_model_can_serve(keyless: LiveServer) -> None:
-    answer = httpx.get(f"{keyless.url}/ready", trust_env=False)
+    answer = httpx.get(f"{keyless.url}/ready", trust_env=False, timeout=30)
     assert answer.status_code == 503
     assert answer.json()["status"] == "not ready"
     models = answer.json()["dependencies"]["models"]
@@ -138,9 +139,9 @@ def test_readiness_fails_with_the_reason_when_no_model_can_serve(keyless: LiveSe
 
 def test_readiness_holds_while_the_database_is_down_and_says_so(server: LiveServer) -> None:
     def ask() -> httpx.Response:
-        return httpx.get(f"{server.url}/ready", trust_env=False)
+        return httpx.get(f"{server.url}/ready", trust_env=False, timeout=30)
 
-    wait_until(lambda: ask().json()["dependencies"]["database"]["state"] == "down", 10, "the database is seen down")
+    wait_until(lambda: ask().json()["dependencies"]["database"]["state"] == "down", 30, "the database is seen down")
     answer = ask()
     assert answer.status_code == 200
     dependencies = answer.json()["dependencies"]
@@ -154,11 +155,11 @@ def test_a_database_without_a_model_does_not_make_it_ready(tmp_path: Path) -> No
     with live_server(tmp_path) as server:
 
         def dependencies() -> dict[str, dict[str, object]]:
-            content = httpx.get(f"{server.url}/ready", trust_env=False).json()
+            content = httpx.get(f"{server.url}/ready", trust_env=False, timeout=30).json()
             return dict(content["dependencies"])
 
-        wait_until(lambda: dependencies()["database"]["state"] == "ready", 30, "the database is ready")
-        assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 503
+        wait_until(lambda: dependencies()["database"]["state"] == "ready", 60, "the database is ready")
+        assert httpx.get(f"{server.url}/ready", trust_env=False, timeout=30).status_code == 503
 
 
 def test_a_port_that_is_taken_stops_the_start(keyless: LiveServer, tmp_path: Path) -> None:
@@ -167,4 +168,4 @@ def test_a_port_that_is_taken_stops_the_start(keyless: LiveServer, tmp_path: Pat
     with contextlib.closing(second), pytest.raises(AssertionError, match=r"ended with [13]:"):
         second.start(port=keyless.port)
     assert "address already in use" in second.log
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 90

@@ -93,7 +93,7 @@ async def test_an_upload_of_many_times_the_limit_still_reads_its_refusal(server:
         )
         framed = body if declared else b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 for start in range(0, len(framed), 65536):
                     writer.write(framed[start : start + 65536])
                     await writer.drain()
@@ -109,7 +109,7 @@ async def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends(s
     head = b"POST /completion HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 9000000\r\n\r\n"
     writer.write(head)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
     finally:
         writer.close()
@@ -167,13 +167,13 @@ async def test_huge_headers_do_not_break_the_server(server: LiveServer, size: in
 
 
 async def test_slow_headers_on_many_sockets_do_not_stop_others(server: LiveServer) -> None:
-    sockets = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(200)]
+    sockets = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in range(200)]
     try:
         for slow in sockets:
             slow.sendall(b"POST /completion HTTP/1.1\r\nHost: a\r\nX-Slow: ")
         async with server.client() as client:
             for _ in range(5):
-                assert (await client.get("/health", timeout=2)).status_code == 200
+                assert (await client.get("/health", timeout=30)).status_code == 200
     finally:
         for slow in sockets:
             slow.close()

@@ -17,7 +17,7 @@ def app() -> FastAPI:
     app = FastAPI()
     install_error_answers(app)
     limit = BodyLimit(1000, "MAX_BODY_BYTES")
-    app.add_middleware(RequestBounds, limit=limit, upload_limit=limit)
+    app.add_middleware(RequestBounds, limit=limit, upload_limits=[limit])
 
     @app.get("/bug")
     async def bug() -> None:

@@ -2,10 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +11,10 @@ import pytest
 
 from core import embedded_postgres
 from tests.documents_for_tests import write_long_pdf
-from tests.live_server import ROOT, LiveServer, clean_environment, live_server, wait_until
+from tests.live_server import LiveServer, live_server, wait_until
+from tests.worker_process import worker
 
-WAIT_S = 60.0
+WAIT_S = 110.0
 
 
 @pytest.fixture
@@ -28,7 +25,7 @@ def pdf(tmp_path: Path) -> bytes:
 
 def client_of(server: LiveServer) -> httpx.Client:
     headers = {"Authorization": f"Bearer {server.token()}"}
-    return httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=30)
+    return httpx.Client(base_url=server.url, headers=headers, trust_env=False, timeout=60)
 
 
 def send(client: httpx.Client, content: bytes) -> str:
@@ -52,25 +49,6 @@ def ordinals(data_dir: Path) -> list[tuple[int, int]]:
         return connection.execute("SELECT passage_id, ordinal FROM passages ORDER BY ordinal").fetchall()
 
 
-@contextmanager
-def worker(data_dir: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`python app.py worker` beside a server, on the same data."""
-    with (data_dir / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py"), "worker"],
-            cwd=data_dir,
-            env=clean_environment(DATA_DIR=str(data_dir), LOCAL_MODEL="none"),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait(WAIT_S)
-
-
 def test_a_worker_apart_takes_in_what_the_server_only_accepts(tmp_path: Path, pdf: bytes) -> None:
     with live_server(tmp_path / "data", JOB_WORKER="none") as server, client_of(server) as client:
         path = send(client, pdf)
@@ -81,10 +59,10 @@ def test_a_worker_apart_takes_in_what_the_server_only_accepts(tmp_path: Path, pd
             killed_at = ordinals(server.data_dir)
             assert document(client, path)["status"] == "running"
         with worker(server.data_dir) as second:
-            wait_until(lambda: len(ordinals(server.data_dir)) > len(killed_at), 30, "another goes on")
+            wait_until(lambda: len(ordinals(server.data_dir)) > len(killed_at), WAIT_S, "another goes on")
             second.send_signal(signal.SIGTERM)
-            assert second.wait(15) == 0
-            wait_until(lambda: document(client, path)["status"] in {"running", "queued"}, 5, "it waits again")
+            assert second.wait(60) == 0
+            wait_until(lambda: document(client, path)["status"] in {"running", "queued"}, WAIT_S, "it waits again")
             stopped_at = ordinals(server.data_dir)
         with worker(server.data_dir):
             wait_until(lambda: document(client, path)["status"] == "succeeded", WAIT_S, "a third ends it")
@@ -105,7 +83,7 @@ def test_a_server_that_is_killed_goes_on_with_its_documents_at_its_next_start(tm
         killed_at = ordinals(server.data_dir)
         server.start()
         with client_of(server) as client:
-            wait_until(lambda: len(ordinals(server.data_dir)) > len(killed_at), 30, "it goes on")
+            wait_until(lambda: len(ordinals(server.data_dir)) > len(killed_at), WAIT_S, "it goes on")
             wait_until(lambda: document(client, path)["status"] == "succeeded", WAIT_S, "it ends")
         assert ordinals(server.data_dir)[: len(killed_at)] == killed_at
 
@@ -118,7 +96,7 @@ def test_a_server_that_stops_in_the_middle_of_a_document_ends_soon_and_says_noth
             path = send(client, pdf)
             wait_until(lambda: document(client, path)["passages"] > 30, WAIT_S, "the server has begun")
         server.terminate()
-        assert server.wait(15) in {0, -signal.SIGTERM}
+        assert server.wait(60) in {0, -signal.SIGTERM}
         bad = [line for line in server.log.splitlines() if '"level": "error"' in line or "Traceback" in line]
         assert bad == []
         server.start()

@@ -1,4 +1,5 @@
 // The official OpenAI client for Node against our server: `node client.mjs <base URL> <key> <what>` prints one JSON value.
+import { readFileSync } from "node:fs";
 import OpenAI from "openai";
 
 const [baseURL, apiKey, what] = process.argv.slice(2);
@@ -23,6 +24,12 @@ async function caught(ask) {
 }
 
 const scenarios = {
+  async transcription() {
+    const file = new File([readFileSync(process.argv[5])], "a.wav");
+    const answer = await client.audio.transcriptions.create({ file, model: "whisper-1", response_format: "verbose_json" });
+    return { text: answer.text, segments: answer.segments.length, cost: answer.impact.cost_eur };
+  },
+
   async whole() {
     const answer = await client.chat.completions.create({ model, messages });
     return { text: answer.choices[0].message.content, usage: answer.usage, cost: answer.impact.cost_eur };

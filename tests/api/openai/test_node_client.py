@@ -1,6 +1,5 @@
 """The official Node client: what its users do, against our server. Skipped where there is no Node."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,28 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.live_server import ROOT, LiveServer
+from tests.live_server import LiveServer
 from tests.provider_thread import play
 from tests.scripted_provider import Cut, ScriptedProvider, Status, Wait, call_tool, finish, say
 
-PLACE = ROOT / "tests" / "node"
-INSTALL_S, RUN_S = 110, 60
+RUN_S = 60
 Ask = Callable[[str], Any]
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm")
-
-
-@pytest.fixture(scope="session")
-def client_script() -> Path:
-    """The script, beside the packages of the lock file; they are fetched once, into a folder that git ignores."""
-    installed = PLACE / "node_modules" / ".package-lock.json"
-    with (PLACE / "package-lock.json").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not installed.exists() or installed.stat().st_mtime < (PLACE / "package-lock.json").stat().st_mtime:
-            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-            subprocess.run(command, cwd=PLACE, check=True, timeout=INSTALL_S, stdin=subprocess.DEVNULL)
-            installed.touch()
-    return PLACE / "client.mjs"
 
 
 @pytest.fixture

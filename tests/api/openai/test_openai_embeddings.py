@@ -78,10 +78,10 @@ async def test_a_hosted_model_is_asked_priced_and_given_up_when_the_client_leave
             await check_hosted(server)
             async with server.client() as client:
                 going = asyncio.create_task(embed(client, model="text-embedding-3-small"))
-                await asyncio.to_thread(wait_until, lambda: len(provider.requests) == 3, 5, "the provider is asked")
+                await asyncio.to_thread(wait_until, lambda: len(provider.requests) == 3, 30, "the provider is asked")
                 going.cancel()
-                await asyncio.wait_for(provider.left_early.wait(), 5)
-            await asyncio.to_thread(wait_until, lambda: len(statuses(server)) == 3, 5, "the third one is counted")
+                await asyncio.wait_for(provider.left_early.wait(), 30)
+            await asyncio.to_thread(wait_until, lambda: len(statuses(server)) == 3, 30, "the third one is counted")
             assert statuses(server) == ["succeeded", "failed", "cancelled"]
 
 

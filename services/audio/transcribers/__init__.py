@@ -1,0 +1,1 @@
+"""Who hears: the same work by an API or by this machine."""
