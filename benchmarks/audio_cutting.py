@@ -34,7 +34,7 @@ TEXT = (
 """Said again and again."""
 
 
-def measure() -> list[Row]:
+def measure_cutting() -> list[Row]:
     """The rows."""
     with tempfile.TemporaryDirectory(prefix="routeur-bench-") as folder:
         path = Path(folder) / "recording.mp3"
@@ -94,4 +94,4 @@ def _a_minute() -> bytes:
 
 
 if __name__ == "__main__":
-    print("\n".join(row.text() for row in measure()))
+    print("\n".join(row.text() for row in measure_cutting()))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.audio_cutting import measure_cutting
 from benchmarks.documents import measure_documents
 from benchmarks.gateway import compare_gateway, measure_gateway
 from benchmarks.litellm_peer import litellm_proxy
@@ -20,6 +21,7 @@ from benchmarks.processes import free_port, rss_mb, running, wait_for_port
 from benchmarks.recall import measure_recall
 from benchmarks.spine import measure_local_start, measure_spine
 from benchmarks.threads import measure_threads
+from benchmarks.word_errors import measure_word_errors
 
 
 def main() -> None:
@@ -32,6 +34,8 @@ def main() -> None:
         psutil.Process().cpu_affinity([])  # All cores again: documents are measured as a server has them.
         rows += measure_documents(Path(folder))
         rows += measure_recall(Path(folder) / "recall")
+        rows += measure_cutting()
+        rows += measure_word_errors(Path(folder))
     print("\n".join(row.text() for row in rows))
 
 

@@ -321,7 +321,7 @@ async def test_a_fault_of_our_own_is_not_laid_at_an_agents_door_where_there_is_n
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with scripted_provider() as faulty, scripted_provider() as good, faulty_house(faulty, good) as house:
-        house.router._providers["openai"] = FakeProvider("openai", [KeyError("oops")])  # type: ignore[index]
+        house.router._servers["openai"] = FakeProvider("openai", [KeyError("oops")])  # type: ignore[index]
         events = await events_of(house, ask(None, model="pair", request_id="req-9"))
         row = the_row(house)
     error = failure_of(events)

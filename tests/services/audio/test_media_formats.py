@@ -131,11 +131,12 @@ async def test_times_that_begin_anew_do_not_make_a_recording_shorter(tmp_path: P
 
 @pytest.mark.parametrize("kind", ["mp3", "webm", "aac", "mpeg"])
 async def test_garbage_in_the_middle_is_read_over(kind: str, tmp_path: Path) -> None:
+    """Some seconds may go (a webm goes on at its next cluster, after up to five), not the ten that follow."""
     content = bytearray(encoded(recording(20), kind))
     middle = len(content) // 2
     content[middle : middle + 2_000] = noise(0.0625, -5)
     (piece,) = await pieces_of(written(tmp_path, bytes(content)), tmp_path)
-    assert piece.duration_s == pytest.approx(20, abs=1)
+    assert piece.duration_s == pytest.approx(20, abs=6)
 
 
 async def test_a_file_without_a_name_is_read_by_its_descriptor_whose_place_stays(tmp_path: Path) -> None:
