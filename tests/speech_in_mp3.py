@@ -17,10 +17,10 @@ def speech(*sentences: str, voice: str = "fr-FR") -> NDArray[np.int16]:
     return np.concatenate([piece for sound in spoken for piece in (sound, pause)])
 
 
-def write_mp3(path: Path, sound: NDArray[np.int16]) -> Path:
+def write_mp3(path: Path, sound: NDArray[np.int16], bit_rate: int = 64_000) -> Path:
     with av.open(path, "w", format="mp3") as container:
         stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
-        stream.bit_rate = 64_000
+        stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(sound[None, :], format="s16", layout="mono")
         frame.sample_rate = RATE
         for packet in (*stream.encode(frame), *stream.encode(None)):

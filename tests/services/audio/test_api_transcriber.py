@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from services.audio.transcribers.transcriber import TranscriptionCall
 from services.llm.providers.whole_call import reading
 from tests.house_for_tests import CATALOGUE
 from tests.scripted_provider import API_KEY
+from tests.speech_in_mp3 import write_mp3
 from tests.tone_language import spoken, words_in_turn
 from tests.transcription_server import Cut, Said, Silence, Status, TranscriptionServer
 from tests.wire_reader import http_client
@@ -40,19 +42,7 @@ SECONDS = len(spoken(WORDS)) / 32_000
 @pytest.fixture
 def piece(tmp_path: Path) -> Path:
     """As the server cuts it: 16 kHz, mono, 128 kbps."""
-    import av
-    import numpy as np
-
-    path = tmp_path / "piece.mp3"
-    with av.open(path, "w", format="mp3") as output:
-        stream = output.add_stream("libmp3lame", rate=16_000, layout="mono")
-        stream.bit_rate = 128_000
-        samples = np.frombuffer(spoken(WORDS), np.int16)[None, :]
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate = 16_000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return path
+    return write_mp3(tmp_path / "piece.mp3", np.frombuffer(spoken(WORDS), np.int16), 128_000)
 
 
 @pytest.fixture
