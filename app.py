@@ -79,6 +79,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         await services.database.open()
         await services.ledger.start()
         await services.threads.start()
+        await services.studio.tidy()
         if settings.job_worker == "embedded":
             await services.library.start_jobs()
             await services.studio.start_jobs()
@@ -91,9 +92,9 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         gc.set_threshold(20_000, 20, 20)
         with draining_on_sigterm(services):
             yield
+        await stop_jobs(services)  # Before the model that writes a meeting's account.
         if services.local_runtime is not None:
             await services.local_runtime.stop()
-        await stop_jobs(services)
         await here.close()
         await services.threads.stop()
         await services.ledger.stop()
@@ -235,9 +236,9 @@ async def work_on_jobs(settings: Settings) -> None:
     if services.local_runtime is not None:
         await services.local_runtime.start()  # It writes the accounts of meetings.
     await told.wait()
+    await stop_jobs(services)
     if services.local_runtime is not None:
         await services.local_runtime.stop()
-    await stop_jobs(services)
     await here.close()
     await services.ledger.stop()
     await services.database.close()

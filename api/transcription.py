@@ -1,5 +1,6 @@
 """POST /transcription and /transcription/meeting: a recording heard within the request. And what can be sent."""
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -131,15 +132,24 @@ async def supported_formats(services: CurrentServices, _: CurrentToken) -> dict[
 
 def wishes_in(received: Received, job_type: JobType, services: Services) -> Wishes:
     """What the caller wants of this recording, all of it checked. Raises before anything is paid."""
-    if unknown := sorted(received.fields.keys() - FIELDS):
-        raise InvalidParameter(unknown[0][:80], f"unknown field; send one of {', '.join(sorted(FIELDS))}")
+    _check_names(received.fields)
     wishes = wishes_of(received.fields, job_type)
     wishes.check_duration(received.recording.duration_s)
     services.studio.transcriptions.plan(wishes)
     return wishes
 
 
+def check_address(request: Request, job_type: JobType, services: Services) -> None:
+    """What the address says that cannot be done is refused before the body is read."""
+    said = dict(request.query_params)
+    _check_names(said)
+    wishes = wishes_of(said, job_type)
+    if wishes.model is not None:
+        services.studio.transcriptions.plan(wishes)
+
+
 async def _transcript(request: Request, services: Services, principal: Principal, job_type: JobType) -> Response:
+    check_address(request, job_type, services)
     open_files = AsyncExitStack()
     received = await open_files.enter_async_context(received_recording(request, services, FIELDS))
     try:
@@ -148,6 +158,11 @@ async def _transcript(request: Request, services: Services, principal: Principal
         await open_files.aclose()
         raise
     return _Transcript(services, received.recording, wishes, principal, request_id_of(request), open_files)
+
+
+def _check_names(fields: Mapping[str, str]) -> None:
+    if unknown := sorted(fields.keys() - FIELDS):
+        raise InvalidParameter(unknown[0][:80], f"unknown field; send one of {', '.join(sorted(FIELDS))}")
 
 
 def _serving(services: Services, wishes: Wishes) -> str | None:

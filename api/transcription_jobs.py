@@ -11,7 +11,7 @@ from api.following import Followed, Following
 from api.json_response import encoded, json_response
 from api.recordings import WRITTEN_TIMES, received_recording
 from api.schemas import UNAUTHORIZED, answers, error_example
-from api.transcription import FIELDS, FORM, PROBLEMS, wishes_in
+from api.transcription import FIELDS, FORM, PROBLEMS, check_address, wishes_in
 from domain.principals import Principal
 from services.audio.job import ENDED, Job
 from services.audio.jobs import Sent
@@ -89,7 +89,7 @@ async def list_jobs(
 @router.get(PATH + "/{job_id}", summary="Look at a job", responses=answers(JOB_EXAMPLE) | JOB_PROBLEMS)
 async def get_job(job_id: str, services: CurrentServices, caller: CurrentToken) -> Response:
     """`progress_percent` counts seconds of audio heard. A failed job's `error` names the piece, and its transcript is
-    what was heard before."""
+    what was heard of the others."""
     return json_response(job_fields(await services.studio.jobs.get_or_raise(caller.principal, job_id)))
 
 
@@ -157,6 +157,7 @@ def job_fields(job: Job) -> dict[str, Any]:
 
 
 async def _queue(request: Request, services: Services, principal: Principal, job_type: JobType) -> Response:
+    check_address(request, job_type, services)
     jobs = services.studio.jobs
     await jobs.check_room(principal)
     async with received_recording(request, services, FIELDS, written_times=WRITTEN_TIMES) as received:

@@ -25,6 +25,8 @@ FIELD = "file"
 WRITE_BYTES = 1_048_576
 MAX_HEADER_BYTES = 16_384
 MAX_TEXT_BYTES = 32_768
+PART_BYTES = 256
+"""What a part takes here besides its name and its text."""
 ENVELOPE_BYTES = 65_536
 """What a multipart body may hold besides the file: boundaries, the headers of its parts, and text fields."""
 
@@ -171,6 +173,7 @@ class _Form:
         if self._fields is not None and name not in self._fields:
             known = " alone" if not self._fields else f", and {', '.join(sorted(self._fields))} beside it"
             raise BadRequest(f"{name[:80]}: unknown field; send {FIELD!r}{known}")
+        self._count_text(len(name) + PART_BYTES)
         self._text = bytearray()
         self._texts.setdefault(name.removesuffix("[]"), []).append(self._text)
 
@@ -178,8 +181,11 @@ class _Form:
         if self._text is None:
             self.waiting += data[start:end]
             return
+        self._count_text(end - start)
         self._text += data[start:end]
-        self._text_bytes += end - start
+
+    def _count_text(self, count: int) -> None:
+        self._text_bytes += count
         if self._text_bytes > MAX_TEXT_BYTES:
             raise BadRequest(f"body: its fields besides {FIELD!r} hold more than {MAX_TEXT_BYTES} bytes")
 

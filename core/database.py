@@ -6,7 +6,7 @@ import math
 import random
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -264,3 +264,18 @@ def _safe_reason(error: BaseException) -> str:
 def storable(text: str) -> str:
     """The text as PostgreSQL can hold it, of the same length: without NUL and halves of surrogate pairs."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def storable_json(value: Any) -> Any:
+    """The same of a whole document: every text in it, and no number that JSON does not know."""
+    match value:
+        case str():
+            return storable(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {storable(str(key)): storable_json(content) for key, content in value.items()}
+        case list() | tuple():
+            return [storable_json(item) for item in value]
+        case _:
+            return value

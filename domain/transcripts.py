@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 
 from domain.audio import Segment
 from domain.runs import Hop
+from domain.seams import Seam, between, find_seam, glue_of, tokens_of
 
-SEAM_WORDS_A_SECOND = 5
-"""Nobody speaks faster for long: how many words an overlap can hold at most."""
-SEAM_MARGIN_WORDS = 4
 PROMPT_WORDS = 200
-WITHOUT_SPACES = frozenset({"zh", "ja", "th"})
-"""Languages that put nothing between words: their pieces are joined with nothing."""
+PROMPT_CHARS = 1_600
+"""As long as two hundred words are; it bounds what is written without spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +41,33 @@ class Transcript:
     duration_s: float
     model: str | None
     segments: tuple[Segment, ...] | None
+    stretches: tuple[Segment, ...] = ()
+    """Each piece as one segment: the times that are known whoever heard it."""
     hops: tuple[Hop, ...] = ()
 
 
 def join(pieces: Sequence[HeardPiece], *, duration_s: float) -> Transcript:
     """The transcript of pieces in their order."""
-    seamless = _without_repeats(pieces)
-    language = _most(seamless, lambda piece: piece.language)
-    between = "" if language in WITHOUT_SPACES else " "
+    seamless = [piece for piece in _without_repeats(pieces) if piece.text]
+    text = ""
+    for piece in seamless:
+        text = f"{text}{between(text, piece.text)}{piece.text}" if text else piece.text
     return Transcript(
-        text=between.join(piece.text for piece in seamless if piece.text),
-        language=language,
+        text=text,
+        language=_most(seamless, lambda piece: piece.language),
         duration_s=duration_s,
         model=_most(seamless, lambda piece: piece.model),
         segments=_segments(seamless),
+        stretches=tuple(_stretch(piece) for piece in seamless),
         hops=tuple(dict.fromkeys(hop for piece in pieces for hop in piece.hops)),
     )
 
 
 def rolling_prompt(given: str | None, said: str) -> str | None:
     """What a transcriber is told before it hears the next piece: the caller's words, and the end of what was said."""
-    own = (given or "").split()[:PROMPT_WORDS]
+    own = (given or "")[:PROMPT_CHARS].split()[:PROMPT_WORDS]
     left = PROMPT_WORDS - len(own)
-    tail = said.split()[-left:] if left else []
+    tail = said[-PROMPT_CHARS:].split()[-left:] if left else []
     return " ".join((*own, *tail)) or None
 
 
@@ -74,54 +75,42 @@ def _without_repeats(pieces: Sequence[HeardPiece]) -> list[HeardPiece]:
     """The same pieces; of words that two of them hold, one lets go."""
     joined: list[HeardPiece] = []
     for piece in pieces:
-        after = 0
-        if joined and piece.overlap_s and piece.text and joined[-1].text:
-            most = int(piece.overlap_s * SEAM_WORDS_A_SECOND) + SEAM_MARGIN_WORDS
-            before, after = _seam(joined[-1].text.split(), piece.text.split(), most)
-            joined[-1] = _shorter(joined[-1], last=before)
-        joined.append(_shorter(piece, first=after))
+        seam = Seam()
+        if joined and _meet(joined[-1], piece):
+            seam = find_seam(joined[-1].text, piece.text, piece.overlap_s)
+            joined[-1] = _shorter(joined[-1], last=seam.last)
+        joined.append(_shorter(piece, first=seam.first))
     return joined
 
 
-def _seam(before: Sequence[str], after: Sequence[str], most: int) -> tuple[int, int]:
-    """How many words the first lets go at its end, and the second at its beginning.
-
-    Both may have misheard the word that the cut went through: what they agree on is kept once, what is beyond it on
-    either side goes. Where they agree on nothing nothing is dropped: a word said twice is better than a word lost.
-    """
-    tail, head = [_bare(word) for word in before[-most:]], [_bare(word) for word in after[:most]]
-    match = SequenceMatcher(a=tail, b=head, autojunk=False).find_longest_match()
-    agreed = "".join(tail[match.a : match.a + match.size])
-    if match.size < 2 and len(agreed) < 5:
-        return 0, 0
-    return len(tail) - match.a - match.size, match.b + match.size
-
-
-def _bare(word: str) -> str:
-    return "".join(char for char in word.casefold() if char.isalnum())
+def _meet(before: HeardPiece, piece: HeardPiece) -> bool:
+    """Whether both hold the same seconds, and heard something."""
+    return bool(piece.overlap_s and piece.ordinal == before.ordinal + 1 and piece.text and before.text)
 
 
 def _shorter(piece: HeardPiece, *, first: int = 0, last: int = 0) -> HeardPiece:
-    """The piece without its first or last words, in its segments too."""
-    words = piece.text.split()
-    text = " ".join(words[first : len(words) - last]) if first or last else piece.text
+    """The piece without its first or last tokens, in its segments too."""
+    if not first and not last:
+        return piece
+    glue = glue_of(piece.text)
+    tokens = tokens_of(piece.text, glue)
     segments = piece.segments
     if segments is not None:
-        segments = _drop_first(segments, first)
-        segments = tuple(reversed(_drop_first(tuple(reversed(segments)), last, from_end=True)))
-    return replace(piece, text=text, segments=segments)
+        segments = _drop_first(segments, first, glue)
+        segments = tuple(reversed(_drop_first(tuple(reversed(segments)), last, glue, from_end=True)))
+    return replace(piece, text=glue.join(tokens[first : len(tokens) - last]).strip(), segments=segments)
 
 
-def _drop_first(segments: tuple[Segment, ...], count: int, *, from_end: bool = False) -> tuple[Segment, ...]:
+def _drop_first(segments: tuple[Segment, ...], count: int, glue: str, *, from_end: bool = False) -> tuple[Segment, ...]:
     left = count
     kept: list[Segment] = []
     for segment in segments:
-        words = segment.text.split()
-        if left >= len(words):
-            left -= len(words)
+        tokens = tokens_of(segment.text, glue)
+        if left >= len(tokens):
+            left -= len(tokens)
             continue
-        rest = words[: len(words) - left] if from_end else words[left:]
-        kept.append(replace(segment, text=" ".join(rest)) if left else segment)
+        rest = tokens[: len(tokens) - left] if from_end else tokens[left:]
+        kept.append(replace(segment, text=glue.join(rest)) if left else segment)
         left = 0
     return tuple(kept)
 
@@ -135,8 +124,13 @@ def _segments(pieces: Sequence[HeardPiece]) -> tuple[Segment, ...] | None:
         if piece.segments is not None:
             found += piece.segments
         elif piece.text:
-            found.append(Segment(piece.start_s + piece.overlap_s, piece.end_s, piece.text))
+            found.append(_stretch(piece))
     return tuple(found)
+
+
+def _stretch(piece: HeardPiece) -> Segment:
+    """All of a piece as one segment."""
+    return Segment(piece.start_s + piece.overlap_s, piece.end_s, piece.text)
 
 
 def _most(pieces: Sequence[HeardPiece], what: Callable[[HeardPiece], str | None]) -> str | None:

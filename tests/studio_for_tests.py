@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from pydantic import SecretStr
 from core.database import Database
 from core.http_client import HttpClient
 from core.jobs import Jobs
+from domain.errors import RouteurError
 from domain.principals import Principal
 from domain.transcripts import Transcript
+from domain.usage import Call
 from services.audio.accounts import Accounts
 from services.audio.job import Job
 from services.audio.job_store import JobStore
@@ -43,10 +45,16 @@ class Minutes:
     """Stands in for the agent that writes a meeting's account."""
 
     asked: int = 0
+    failures: list[RouteurError] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
 
     async def write(self, transcript: Transcript, principal: Principal, request_id: str) -> Written:
         self.asked += 1
-        return Written(Account(summary=f"{len(transcript.text.split())} mots, {principal.subject}"))
+        if self.failures:
+            error = self.failures.pop(0)
+            return Written(error=error, problem=error.message)
+        account = Account(summary=f"{len(transcript.text.split())} mots, {principal.subject}")
+        return Written(account, calls=self.calls)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """POST /v1/audio/transcriptions: a recording as text, in OpenAI's format."""
 
+import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -50,6 +51,7 @@ async def transcribe(request: Request, services: CurrentServices, caller: Curren
         wishes = wishes_of({name: received.fields.get(name, "") for name in OURS}, "transcription_audio")
         wishes.check_duration(received.recording.duration_s)
         response_format = _format_of(received, wishes, services)
+        wishes = replace(wishes, times=response_format in WITH_TIMES)
     except BaseException:
         await open_files.aclose()
         raise
@@ -114,6 +116,7 @@ class _Streamed(EventStream):
         super().__init__(ping_s)
         self._asked = asked
         self._sent = 0
+        self._telling = asyncio.Lock()
 
     async def _pump(self, send: Send) -> None:
         async def tell(so_far: Transcript) -> None:
@@ -135,9 +138,11 @@ class _Streamed(EventStream):
         await self._send(send, _event("transcript.text.done", text=text, usage=_usage(done), impact=_impact(done)))
 
     async def _tell(self, send: Send, text: str) -> None:
-        if len(text) > self._sent:
-            await self._send(send, _event("transcript.text.delta", delta=text[self._sent :]))
-            self._sent = len(text)
+        """One at a time: pieces that are heard at once end at once."""
+        async with self._telling:
+            if len(text) > self._sent:
+                await self._send(send, _event("transcript.text.delta", delta=text[self._sent :]))
+                self._sent = len(text)
 
 
 def _shaped(done: Transcribed, response_format: str) -> Response:
@@ -146,13 +151,18 @@ def _shaped(done: Transcribed, response_format: str) -> Response:
         case "text":
             return PlainTextResponse(transcript.text + "\n")
         case "srt":
-            return PlainTextResponse(_srt(transcript.segments or ()))
+            return PlainTextResponse(_srt(_timed(transcript)))
         case "vtt":
-            return PlainTextResponse(_vtt(transcript.segments or ()), media_type="text/vtt")
+            return PlainTextResponse(_vtt(_timed(transcript)), media_type="text/vtt")
         case "verbose_json":
             return json_response({**_verbose(transcript), "usage": _usage(done), "impact": _impact(done)})
         case _:
             return json_response({"text": transcript.text, "usage": _usage(done), "impact": _impact(done)})
+
+
+def _timed(transcript: Transcript) -> tuple[Segment, ...]:
+    """Each phrase at its time; where a stand-in gave none, each piece at its own."""
+    return transcript.stretches if transcript.segments is None else transcript.segments
 
 
 def _verbose(transcript: Transcript) -> dict[str, Any]:
@@ -165,7 +175,7 @@ def _verbose(transcript: Transcript) -> dict[str, Any]:
         "text": transcript.text,
         "segments": [
             {"id": place, "start": segment.start_s, "end": segment.end_s, "text": segment.text, **unknown}
-            for place, segment in enumerate(transcript.segments or ())
+            for place, segment in enumerate(_timed(transcript))
         ],
     }
 

@@ -52,6 +52,7 @@ class Listening:
     prompt: str | None = None
     context: Context = "chained"
     parallel: int = 1
+    times: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Ears:
                 piece.duration_s,
                 self.listening.language,
                 prompt,
+                self.listening.times,
                 on_call=self.on_call,
                 on_hop=hops.append,
             )
@@ -143,7 +145,7 @@ def _heard(
         start_s=piece.start_s,
         end_s=piece.end_s,
         overlap_s=piece.overlap_s,
-        text=text.strip(),
+        text=" ".join(text.split()),
         language=language,
         model=model,
         segments=segments,
@@ -154,7 +156,8 @@ def _heard(
 def _shifted(segment: Segment, piece: AudioPiece) -> Segment:
     """In the time of the whole, and inside its piece: models end a little after the end."""
     start_s = min(piece.start_s + segment.start_s, piece.end_s)
-    return Segment(start_s, max(start_s, min(piece.start_s + segment.end_s, piece.end_s)), segment.text.strip())
+    end_s = max(start_s, min(piece.start_s + segment.end_s, piece.end_s))
+    return Segment(start_s, end_s, " ".join(segment.text.split()))
 
 
 def _rest(whole: CutPlan, heard: Sequence[HeardPiece]) -> CutPlan:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from core.database import Database, storable
+from core.database import Database, storable, storable_json
 from core.jobs import TakenAway
 from core.stored_files import StoredFiles
 from domain.audio import Segment
@@ -86,12 +86,12 @@ class JobStore:
 
     async def succeed(self, taken: Taken, transcript: Mapping[str, Any]) -> None:
         """Done: the recording goes, and the pieces are in the transcript."""
-        async with self._own(taken, _SUCCEED, transcript=Jsonb(transcript)) as connection:
+        async with self._own(taken, _SUCCEED, transcript=Jsonb(storable_json(transcript))) as connection:
             await self._let_go(connection, taken.job_id)
 
     async def fail(self, taken: Taken, reason: str, transcript: Mapping[str, Any] | None) -> None:
         """`transcript` is of what was heard before: it is paid for."""
-        kept = None if transcript is None else Jsonb(transcript)
+        kept = None if transcript is None else Jsonb(storable_json(transcript))
         async with self._own(taken, _FAIL, error=storable(reason), transcript=kept) as connection:
             await self._let_go(connection, taken.job_id)
 

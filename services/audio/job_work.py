@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
+
 from core.jobs import RetryLater, TakenAway
 from domain.audio import CutPlan
-from domain.errors import BadRequest, DatabaseUnavailable, RouteurError
+from domain.errors import BadRequest, DatabaseUnavailable, InternalError, RouteurError, ShuttingDown
 from domain.principals import Principal
 from domain.runs import RunStatus
 from domain.transcripts import HeardPiece, Transcript, join
@@ -32,6 +34,8 @@ logger = logging.getLogger("routeur.audio")
 
 JOB = "transcribe_recording"
 ALMOST = 99.0
+ACCOUNT_ATTEMPTS = 3
+WRITE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -44,11 +48,6 @@ class _Attempt:
     calls: list[Call] = field(default_factory=list)
     stored: int = 0
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def percent(self) -> float:
-        done_s = sum(piece.new_s for piece in self.heard)
-        return min(ALMOST, 100 * done_s / self.taken.duration_s)
 
     @property
     def transcript(self) -> Transcript:
@@ -79,6 +78,13 @@ class TranscriptionWork:
         except (PieceFailed, UnreadableAudio, RouteurError, OSError) as error:
             status = "failed"
             await self._hindered(attempt, error)
+        except (RetryLater, asyncio.CancelledError, psycopg.OperationalError):
+            raise
+        except Exception:
+            # Nobody else would end it: the queue forgets a job that failed.
+            status = "failed"
+            logger.exception("a transcription job failed", extra={"job_id": job_id})
+            await self._fail(attempt, "the server failed; its log says why", InternalError.code)
         finally:
             # Also reached when the server stops: what was consumed is still counted.
             self._record_unstored(attempt, status)
@@ -103,13 +109,22 @@ class TranscriptionWork:
         await self._finish(attempt, wishes)
 
     async def _keep(self, attempt: _Attempt, piece: HeardPiece) -> None:
-        """Store a piece with what was consumed up to it. One at a time: the totals are of all before."""
+        """Store a piece with what was consumed up to it. Who is ended meanwhile waits for it: it is paid for."""
+        writing = asyncio.create_task(self._write(attempt, piece), name="a piece is stored")
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait({writing}, timeout=WRITE_S)
+            raise
+
+    async def _write(self, attempt: _Attempt, piece: HeardPiece) -> None:
+        """One at a time: the totals are of all before."""
         async with attempt.writing:
-            attempt.heard.append(piece)
             consumed = list(attempt.calls)
             totals = add_calls(attempt.totals, consumed)
-            await self._store.add(attempt.taken, piece, percent=attempt.percent, calls=totals)
-            attempt.totals = totals
+            heard = [*attempt.heard, piece]
+            await self._store.add(attempt.taken, piece, percent=_percent(heard, attempt.taken), calls=totals)
+            attempt.heard, attempt.totals = heard, totals
             del attempt.calls[: len(consumed)]
             attempt.stored += 1
 
@@ -121,6 +136,8 @@ class TranscriptionWork:
         if wishes.is_meeting:
             principal = Principal(taken.owner)
             written = await self._transcriptions.meetings.write(transcript, principal, taken.request_id)
+            if written.error is not None and _is_tried_again(written.error, taken):
+                raise written.error
             meeting = written.as_json()
             calls += written.calls
         # Before the end is written: should this process die between the two, the next attempt's row is this same one.
@@ -157,10 +174,11 @@ class TranscriptionWork:
 
     async def _fail(self, attempt: _Attempt, reason: str, error_code: str | None) -> None:
         logger.info("a recording cannot be transcribed", extra={"reason": reason})
-        self._record(attempt, "failed", error_code)
         kept = self._as_json(attempt, attempt.transcript, None, as_calls(attempt.totals)) if attempt.heard else None
         with contextlib.suppress(TakenAway):
             await self._store.fail(attempt.taken, reason, kept)
+            # Not before: a job whose end could not be written goes on, and has another row in the end.
+            self._record(attempt, "failed", error_code)
 
     def _record(self, attempt: _Attempt, status: RunStatus, error_code: str | None) -> None:
         """The job's row in the ledger, under its id: however often it is written, it stays one."""
@@ -176,8 +194,17 @@ class TranscriptionWork:
         self._transcriptions.accounts.record(hearing, attempt.calls, status, None, latency_s=latency_s)
 
 
+def _percent(heard: list[HeardPiece], taken: Taken) -> float:
+    return min(ALMOST, 100 * sum(piece.new_s for piece in heard) / taken.duration_s)
+
+
 def _wishes(taken: Taken) -> Wishes:
     return Wishes(taken.job_type, taken.requested_model, taken.language, taken.prompt, taken.context, taken.project_id)
+
+
+def _is_tried_again(error: RouteurError, taken: Taken) -> bool:
+    """Whether an account that failed is worth another attempt: not for ever, for the transcript waits for it."""
+    return isinstance(error, ShuttingDown) or (may_pass(error) and taken.attempts < ACCOUNT_ATTEMPTS)
 
 
 def _hearing(taken: Taken, *, own_row: bool = False) -> Hearing:

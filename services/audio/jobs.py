@@ -15,7 +15,7 @@ from psycopg.rows import DictRow
 from config.settings import Settings
 from core.database import Database, storable
 from core.jobs import Jobs
-from domain.errors import DatabaseUnavailable, NotFound, TooManyJobs
+from domain.errors import NotFound, RouteurError, TooManyJobs
 from domain.principals import Principal
 from services.accounting.totals import as_calls
 from services.audio.accounts import Accounts, Hearing
@@ -27,6 +27,8 @@ from services.audio.wishes import Wishes
 
 logger = logging.getLogger("routeur.audio")
 
+STORING_AT_ONCE = 2
+"""Each holds a connection for as long as its upload takes to store: others need some too."""
 RETENTION_EVERY_S = 3600.0
 RETENTION_BATCH = 500
 
@@ -87,6 +89,7 @@ class TranscriptionJobs:
         self._accounts = accounts
         self._most = settings.audio_jobs_per_caller
         self._retention_days = settings.audio_retention_days
+        self._storing = asyncio.Semaphore(STORING_AT_ONCE)
         self._upkeep: asyncio.Task[None] | None = None
 
     async def check_room(self, principal: Principal) -> None:
@@ -98,7 +101,7 @@ class TranscriptionJobs:
         """Store a recording and queue the work on it. Raises `TooManyJobs`, or when nobody could hear it."""
         plan = self._transcriptions.plan(wishes)
         cut = self._transcriptions.cut_plan(plan, sent.duration_s)
-        async with self._database.connection() as connection, connection.transaction():
+        async with self._storing, self._database.connection() as connection, connection.transaction():
             await connection.execute(_LOCK_CALLER, (principal.subject,))
             await self._check_room(connection, principal)
             row = await _one_or_raise(
@@ -187,7 +190,7 @@ class TranscriptionJobs:
     async def _forget_for_ever(self) -> None:
         while True:
             if await self._database.wait_ready(RETENTION_EVERY_S):
-                with contextlib.suppress(DatabaseUnavailable, psycopg.Error, OSError, TimeoutError):
+                with contextlib.suppress(RouteurError, psycopg.Error, OSError, TimeoutError):
                     if forgotten := await self.forget_old():
                         logger.info("old transcripts were deleted", extra={"jobs": forgotten})
                 await asyncio.sleep(RETENTION_EVERY_S)

@@ -84,6 +84,7 @@ class Written:
 
     account: Account | None = None
     problem: str | None = None
+    error: RouteurError | None = None
     calls: list[Call] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -106,6 +107,16 @@ class Written:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """In which language, for whom, and where it goes."""
+
+    language: str
+    principal: Principal
+    request_id: str
+    written: Written
+
+
 class MeetingWriter:
     """Has the account written. It never raises for a model's failure: the transcript is worth having without it."""
 
@@ -121,18 +132,27 @@ class MeetingWriter:
             written.problem = NO_WORDS
             return written
         language = LANGUAGES.get(transcript.language or "", "the language of the transcript")
+        reading = _Reading(language, principal, request_id, written)
         try:
-            parts = self._parts(transcript.text)
-            accounts = [await self._read(part, language, principal, request_id, written) for part in parts]
-            written.account = accounts[0] if len(accounts) == 1 else None
-            if len(accounts) > 1:
-                summaries = "\n\n".join(account.summary for account in accounts)
-                whole = await self._read(self._parts(summaries)[0], language, principal, request_id, written)
-                written.account = _joined(whole.summary, accounts)
+            written.account = await self._sum_up(transcript.text, reading)
         except RouteurError as error:
             logger.warning("a meeting's account failed", extra={"code": error.code, "reason": error.message})
+            written.error = error
             written.problem = f"the account could not be written: {error.message}"
         return written
+
+    async def _sum_up(self, text: str, reading: "_Reading") -> Account:
+        """The account of a text of any length: of its parts, and then of what was written of them."""
+        parts = self._parts(text)
+        if len(parts) > MAX_PARTS:
+            reading.written.problem = f"it is of the first {MAX_PARTS} parts of {len(parts)}: the rest is too much"
+        accounts = [await self._read(part, reading) for part in parts[:MAX_PARTS]]
+        if len(accounts) == 1:
+            return accounts[0]
+        summaries = "\n\n".join(account.summary for account in accounts)
+        if len(summaries) >= len(text):
+            raise AgentFailed(f"agent {AGENT!r} makes no summary shorter than what it reads; ask a larger model")
+        return _joined((await self._sum_up(summaries, reading)).summary, accounts)
 
     def _parts(self, text: str) -> list[str]:
         """Each as long as the model can read with room for its answer, cut between words."""
@@ -140,19 +160,19 @@ class MeetingWriter:
         most = max(2_000, int(tokens * SHARE_OF_CONTEXT) * CHARS_PER_TOKEN)
         parts: list[str] = []
         left = text
-        while left and len(parts) < MAX_PARTS:
+        while left:
             end = len(left) if len(left) <= most else max(left.rfind(" ", 0, most), most // 2)
             parts.append(left[:end].strip())
             left = left[end:].strip()
         return parts
 
-    async def _read(self, text: str, language: str, principal: Principal, request_id: str, written: Written) -> Account:
+    async def _read(self, text: str, reading: "_Reading") -> Account:
         """One reading by the agent. Raises `RouteurError`."""
         request = RunRequest(
             agent=AGENT,
-            messages=(Message("user", _question(text, language)),),
-            principal=principal,
-            request_id=request_id,
+            messages=(Message("user", _question(text, reading.language)),),
+            principal=reading.principal,
+            request_id=reading.request_id,
             temperature=0.0,
             max_tokens=ANSWER_TOKENS,
             parameters=self._parameters(),
@@ -167,7 +187,7 @@ class MeetingWriter:
                     case Failed(error=error):
                         pass
                     case Finished() as finished:
-                        written.calls += finished.report.calls
+                        reading.written.calls += finished.report.calls
                     case _:
                         pass
         if error is not None:
@@ -195,7 +215,7 @@ def _account_of(said: str) -> Account:
     begin, end = said.find("{"), said.rfind("}")
     try:
         return Account.model_validate(json.loads(said[begin : end + 1]))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise AgentFailed(f"agent {AGENT!r} gave no account that can be read; ask again, or a larger model") from error
 
 

@@ -28,6 +28,7 @@ class AskedToHear(Asked):
     audio_s: float
     language: str | None = None
     prompt: str | None = None
+    times: bool = False
 
 
 class TranscriptionRouter(Failover[Transcriber, AskedToHear, Heard]):
@@ -60,6 +61,7 @@ class TranscriptionRouter(Failover[Transcriber, AskedToHear, Heard]):
             audio_s=asked.audio_s,
             language=asked.language,
             prompt=asked.prompt if model.hears.prompt else None,
+            times=asked.times,
             credential=credential,
         )
         transcriber = self._servers[model.provider]

@@ -29,9 +29,13 @@ class Studio:
     queue: Jobs
     files: Path
 
+    async def tidy(self) -> None:
+        """Remove what killed processes left, of jobs and of requests."""
+        await asyncio.to_thread(remove_left_files, self.files)
+
     async def start_jobs(self) -> None:
         """Begin to do the jobs of the queue in this process, and to forget old ones."""
-        await asyncio.to_thread(remove_left_files, self.files)
+        await self.tidy()
         self.queue.start()
         self.jobs.start()
 

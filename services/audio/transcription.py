@@ -12,7 +12,15 @@ from uuid import uuid4
 
 from config.settings import Settings
 from domain.audio import CutPlan
-from domain.errors import BadRequest, RouteurError, RunTimeout, ShuttingDown, StorageFull, UnsupportedMedia
+from domain.errors import (
+    BadRequest,
+    InternalError,
+    RouteurError,
+    RunTimeout,
+    ShuttingDown,
+    StorageFull,
+    UnsupportedMedia,
+)
 from domain.principals import Principal
 from domain.reports import Report
 from domain.runs import RunStatus
@@ -30,6 +38,9 @@ from services.llm.failover import Plan
 MP3_BYTES_PER_S = 16_000
 """128 kbps: what the pieces are encoded with."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+PROBING_AT_ONCE = 2
+"""Each is a process of its own, busy for a moment: more of them only wait for each other."""
+LEAVING = "the server is shutting down; send the recording again"
 SHARE_OF_LIMIT = 0.95
 """A piece stays this far below what its model takes: headers and a moment's overlap count too."""
 
@@ -84,6 +95,8 @@ class Transcriptions:
         self._piece_s = settings.audio_piece_s
         self._parallel = settings.audio_parallel
         self._run_timeout_s = settings.run_timeout_s
+        self._probing = asyncio.Semaphore(PROBING_AT_ONCE)
+        self._leaving = False
         self._going: dict[asyncio.Task[Any], bool] = {}
         """The tasks that hear a recording now; `False` for those that the server itself has ended."""
         catalogue = router.catalogue
@@ -100,12 +113,13 @@ class Transcriptions:
         return CutPlan(duration_s=duration_s, target_s=min(self._piece_s, longest_s), max_s=longest_s)
 
     def listening(self, plan: Plan, wishes: Wishes) -> Listening:
-        return Listening(plan, wishes.language, wishes.prompt, wishes.context, self._parallel)
+        return Listening(plan, wishes.language, wishes.prompt, wishes.context, self._parallel, wishes.times)
 
     async def probe(self, path: Path, pass_fds: tuple[int, ...] = ()) -> Recording:
         """Raises `UnsupportedMedia` for what is no audio, `BadRequest` for what is broken or empty."""
         try:
-            found = await probe(path, pass_fds=pass_fds)
+            async with self._probing:
+                found = await probe(path, pass_fds=pass_fds)
         except UnreadableAudio as error:
             raise refusal_of(error) from error
         return Recording(path, found.duration_s, pass_fds)
@@ -123,6 +137,8 @@ class Transcriptions:
         on_heard: OnHeard = nobody,
     ) -> Transcribed:
         """Hear it now. Its row is in the ledger, however it ends. `on_heard` is awaited with what was heard so far."""
+        if self._leaving:
+            raise ShuttingDown(LEAVING)
         plan = self.plan(wishes)
         hearing = Hearing(
             uuid4(), request_id, principal.subject, wishes.project_id, wishes.model, created_at=datetime.now(UTC)
@@ -147,9 +163,12 @@ class Transcriptions:
                 raise  # The caller has gone.
             status, error_code = "failed", ShuttingDown.code
             task.uncancel()
-            raise ShuttingDown("the server is shutting down; send the recording again") from None
+            raise ShuttingDown(LEAVING) from None
         except RouteurError as error:
             status, error_code = "failed", error.code
+            raise
+        except Exception:
+            status, error_code = "failed", InternalError.code
             raise
         finally:
             self._going.pop(task, None)
@@ -165,6 +184,7 @@ class Transcriptions:
 
     def interrupt_all(self) -> None:
         """End every hearing within a request with `ShuttingDown`: each still leaves its row."""
+        self._leaving = True
         for task in self._going:
             self._going[task] = False
             task.cancel()
@@ -176,7 +196,8 @@ class Transcriptions:
 
         async def keep(piece: HeardPiece) -> None:
             heard.append(piece)
-            await on_heard(join(unbroken(heard), duration_s=recording.duration_s))
+            if on_heard is not nobody:
+                await on_heard(join(unbroken(heard), duration_s=recording.duration_s))
 
         ears = Ears(self.router, self.listening(plan, wishes), calls.append)
         try:

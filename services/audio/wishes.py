@@ -26,6 +26,8 @@ class Wishes:
     context: Context = "chained"
     project_id: str | None = None
     max_duration_s: float | None = None
+    times: bool = False
+    """Whether the times of what is said are what is asked for: subtitles."""
 
     @property
     def is_meeting(self) -> bool:

@@ -97,9 +97,38 @@ def test_times_are_null_where_no_model_gave_any_and_whole_pieces_where_some_did(
     assert mixed[-1] == Segment(10.0, 20.0, "sans horaires")
 
 
-def test_languages_without_spaces_are_joined_without():
-    pieces = [piece(0, "你好", language="zh"), piece(1, "世界", language="zh")]
-    assert join(pieces, duration_s=20).text == "你好世界"
+def test_what_is_written_without_spaces_is_joined_without_where_it_meets():
+    pieces = [piece(0, "你好", language="zh"), piece(1, "世界", language="zh"), piece(2, "hello"), piece(3, "there")]
+    assert join(pieces, duration_s=40).text == "你好世界 hello there"
+
+
+def test_characters_that_two_pieces_hold_are_said_once():
+    second = piece(1, "讨论预算问题然后休息", overlap_s=2.5, language="zh")
+    assert (
+        join([piece(0, "今天我们讨论预算问题", language="zh"), second], duration_s=20).text
+        == "今天我们讨论预算问题然后休息"
+    )
+
+
+def test_a_coincidence_far_from_the_seam_costs_no_sentence():
+    before = "nous avons parlé hier de la situation des écoles pour que cela passe"
+    after = "puis ensuite le conseil a voté le budget de la région nord"
+    assert join([piece(0, before), piece(1, after, overlap_s=2.5)], duration_s=20).text == f"{before} {after}"
+
+
+def test_punctuation_agrees_on_nothing():
+    pieces = [piece(0, "il est venu ! – Oui dit Paul et nous"), piece(1, "Non Marie ! – alors", overlap_s=2.5)]
+    assert join(pieces, duration_s=20).text == "il est venu ! – Oui dit Paul et nous Non Marie ! – alors"
+
+
+def test_pieces_that_never_met_have_no_seam():
+    pieces = [piece(0, "nous parlons de la région"), piece(2, "de la région arrivent", overlap_s=2.5)]
+    assert join(pieces, duration_s=30).text == "nous parlons de la région de la région arrivent"
+
+
+def test_each_piece_is_a_stretch_whoever_heard_it():
+    whole = join([piece(0, "un deux", segments=None), piece(1, "trois", segments=None)], duration_s=20)
+    assert whole.stretches == (Segment(0.0, 10.0, "un deux"), Segment(10.0, 20.0, "trois"))
 
 
 def test_each_model_given_up_is_told_once():
@@ -116,4 +145,5 @@ def test_the_prompt_is_the_callers_words_and_the_end_of_what_was_said():
     assert prompt is not None
     assert prompt.split()[:2] == ["Ada,", "Grace"]
     assert prompt.split()[2:] == said.split()[-198:]
-    assert len((rolling_prompt(said, "fin") or "").split()) == 200
+    assert len((rolling_prompt(said, "fin") or "").split()) <= 200
+    assert len(rolling_prompt(None, "我们讨论预算" * 1000) or "") == 1_600

@@ -19,6 +19,8 @@ from services.llm.providers.whole_call import WholeCall, post_whole, reading
 MAX_ANSWER_BYTES = 16_000_000
 """Half an hour of speech with the time of each word takes one or two MB."""
 WHAT = "a transcript"
+MOST_COUNTED = 1e9
+"""Of seconds or tokens of one call: what is above is no count."""
 
 _CODES = {name.casefold(): code for code, name in LANGUAGES.items()}
 
@@ -46,8 +48,8 @@ class ApiTranscriber:
     async def transcribe(self, call: TranscriptionCall) -> Heard:
         url = f"{self.base_url.rstrip('/')}/audio/transcriptions"
         asked = WholeCall(self.name, url, self.api_key, WHAT, self.timeout_s, MAX_ANSWER_BYTES)
-        # Here and not in a thread: it is quick, and what a thread opens is nobody's when the call is cancelled meanwhile.
-        with call.path.open("rb") as file:  # noqa: ASYNC230
+        # Not in a thread: it is quick, and what a thread opens is nobody's when the call is cancelled meanwhile.
+        with call.path.open("rb") as file:
             answer = await post_whole(self.http, asked, self._form(call, file), {})
         with reading(self.name, WHAT):
             parsed = orjson.loads(answer)
@@ -72,7 +74,8 @@ class ApiTranscriber:
             wanted["prompt"] = call.prompt
         if self.is_mistral:
             # It gives times or takes a language, not both (https://docs.mistral.ai/capabilities/audio_transcription).
-            if limits.timestamps and call.language is None:
+            if limits.timestamps and (call.times or call.language is None):
+                wanted.pop(limits.language_field, None)
                 wanted["timestamp_granularities"] = "segment"
         elif limits.timestamps:
             wanted |= {"response_format": "verbose_json", "timestamp_granularities[]": "segment"}
@@ -126,5 +129,5 @@ def _whole(count: float | None) -> int | None:
 
 
 def _count(said: Any) -> float | None:
-    is_count = isinstance(said, int | float) and not isinstance(said, bool) and math.isfinite(said) and said >= 0
+    is_count = isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < MOST_COUNTED
     return float(said) if is_count else None

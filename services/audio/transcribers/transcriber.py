@@ -23,6 +23,8 @@ class TranscriptionCall:
     audio_s: float
     language: str | None = None
     prompt: str | None = None
+    times: bool = False
+    """Whether the caller cannot do without the times of what is said."""
     usage: TokenUsage | None = None
     local_work: LocalWork | None = None
     credential: Any = field(default=None, repr=False)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -38,6 +39,7 @@ def transcriber(_transcriber: TranscriptionServer) -> Iterator[TranscriptionServ
 def studio(_transcriber: TranscriptionServer) -> Iterator[LiveServer]:
     """Without a database: what is heard within a request needs none."""
     environment = {"OPENAI_API_KEY": API_KEY, "OPENAI_BASE_URL": _transcriber.base_url, "AUDIO_PIECE_S": "10"}
+    environment |= {"MISTRAL_API_KEY": API_KEY, "MISTRAL_BASE_URL": _transcriber.base_url}
     with folder() as data_dir, live_server(data_dir, database=False, **environment) as server:
         yield server
 
@@ -105,6 +107,48 @@ def test_a_stream_tells_what_is_certain_as_it_is_heard(client: openai.OpenAI, tr
     assert events[-1].text == TEXT
     assert events[-1].usage is not None
     assert events[-1].usage.output_tokens == len(TEXT.split())
+
+
+@pytest.mark.parametrize("context", ["chained", "parallel"])
+def test_a_stream_takes_nothing_back_where_pieces_share_words(
+    client: openai.OpenAI, transcriber: TranscriptionServer, context: str
+) -> None:
+    text, pcm = speech(90, pause_s=0.0, long_pause_every=0)
+    file = ("long.wav", encoded(pcm, "wav"))
+    stream = client.audio.transcriptions.create(
+        file=file, model="gpt-4o-transcribe", stream=True, extra_body={"context": context}
+    )
+    events = list(stream)
+    assert "".join(event.delta for event in events if event.type == "transcript.text.delta") == text
+    assert len(transcriber.asked) > 4
+
+
+def test_subtitles_in_a_language_that_was_told_have_their_times_too(
+    client: openai.OpenAI, transcriber: TranscriptionServer
+) -> None:
+    srt = client.audio.transcriptions.create(
+        file=("a.wav", SHORT), model="voxtral-mini-latest", language="fr", response_format="srt"
+    )
+    assert SHORT_TEXT.split()[1] in str(srt)
+    assert transcriber.asked[0].fields["timestamp_granularities"] == "segment"
+
+
+def test_where_a_stand_in_gives_no_times_each_piece_has_its_own(
+    client: openai.OpenAI, transcriber: TranscriptionServer
+) -> None:
+    transcriber.play(Said({"text": "sans horaires"}))
+    srt = str(client.audio.transcriptions.create(file=("a.wav", SHORT), model="whisper-1", response_format="srt"))
+    assert srt.startswith("1\n00:00:00,000 --> 00:00:0")
+    assert "sans horaires" in srt
+
+
+def test_thousands_of_fields_are_refused(client: openai.OpenAI, studio: LiveServer) -> None:
+    parts = "".join(f'--x\r\nContent-Disposition: form-data; name="f{number}"\r\n\r\n\r\n' for number in range(2000))
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Authorization": f"Bearer {studio.token()}"}
+    url = f"{studio.url}/v1/audio/transcriptions"
+    answer = httpx.post(url, content=parts.encode(), headers=headers, trust_env=False, timeout=60)
+    assert answer.status_code == 400
+    assert "fields besides" in answer.json()["error"]["message"]
 
 
 def test_a_model_that_counts_tokens_says_so(client: openai.OpenAI, transcriber: TranscriptionServer) -> None:

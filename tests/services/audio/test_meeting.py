@@ -65,7 +65,11 @@ async def test_words_around_the_json_do_no_harm() -> None:
     assert written.as_json()["summary"] == ACCOUNT["summary"]
 
 
-@pytest.mark.parametrize("answer", ["Je ne sais pas.", '{"decisions": []}', "[1, 2]", '{"summary": 5}'])
+@pytest.mark.parametrize(
+    "answer",
+    ["Je ne sais pas.", '{"decisions": []}', "[1, 2]", '{"summary": 5}', '{"summary": ' + "[" * 3000],
+    ids=["words", "no summary", "a list", "a number", "thousands of brackets"],
+)
 async def test_an_answer_that_is_no_account_is_told_and_no_more(answer: str) -> None:
     async with answering(answer) as (minutes, _, _):
         written = await minutes.write(transcript(), ALICE, "r")
@@ -85,6 +89,19 @@ async def test_of_silence_there_is_no_account() -> None:
     async with scripted_provider() as provider, writer(provider) as (minutes, _):
         written = await minutes.write(transcript(text=""), ALICE, "r")
     assert written.as_json()["error"] == "nothing was said that could be summed up"
+
+
+async def test_summaries_that_are_too_long_together_are_summed_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [{**ACCOUNT, "summary": f"Partie {number} " + "x" * 4_000} for number in range(4)]
+    again = [{**ACCOUNT, "summary": f"Moitié {number}"} for number in range(2)]
+    whole = {**ACCOUNT, "summary": "Tout."}
+    text = " ".join(f"mot{number}" for number in range(4_400))
+    async with answering(*(json.dumps(each) for each in (*parts, *again, whole))) as (minutes, house, provider):
+        monkeypatch.setattr(type(house.router), "context_tokens", lambda self, model: 6_000)
+        written = await minutes.write(transcript(text), ALICE, "r")
+    assert written.as_json()["summary"] == "Tout."
+    assert "Partie 3" in provider.requests[5]["messages"][-1]["content"], "the end was read as well"
+    assert len(provider.requests) == 7
 
 
 async def test_a_transcript_longer_than_the_model_reads_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
