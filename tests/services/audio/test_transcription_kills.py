@@ -74,12 +74,12 @@ def _all_ended(studio: House) -> bool:
 async def test_killed_again_and_again_every_job_ends_whole(
     migrated_url: str, tmp_path: Path, provider: TranscriptionServer
 ) -> None:
-    repeats = await kill_loop(migrated_url, tmp_path, provider, jobs=3, kills=5)
-    assert repeats <= 5, "what a worker was waiting for when it died is asked again, and nothing else"
+    repeats = await kill_loop(migrated_url, tmp_path, provider, jobs=2, kills=3)
+    assert repeats <= 3, "what a worker was waiting for when it died is asked again, and nothing else"
 
 
 async def test_pieces_heard_at_once_survive_as_well(
     migrated_url: str, tmp_path: Path, provider: TranscriptionServer
 ) -> None:
-    repeats = await kill_loop(migrated_url, tmp_path, provider, jobs=2, kills=2, context="parallel")
-    assert repeats <= 2 * 4, "up to four were being heard when a worker died"
+    repeats = await kill_loop(migrated_url, tmp_path, provider, jobs=1, kills=1, context="parallel")
+    assert repeats <= 4, "up to four were being heard when a worker died"
