@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     transcription_model: str | None = None
     meeting_model: str | None = None
     max_upload_mb_audio: int = Field(default=500, gt=0)
+    max_audio_hours: float = Field(default=24.0, gt=0)
     audio_piece_s: float = Field(default=540.0, ge=5)
     audio_parallel: int = Field(default=4, ge=1)
     transcription_timeout_s: float = Field(default=300.0, gt=0)

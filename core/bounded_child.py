@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import io
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Sequence
@@ -26,13 +26,21 @@ of numpy's for every core would only take up address space."""
 _REAP_S = 10.0
 
 
+def signal_name(number: int) -> str:
+    """For a message."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Most of the real-time signals have no name.
+        return f"signal {number}"
+
+
 class ChildEnded(Exception):
     """The process ended and has said all; `how` is safe to show."""
 
     def __init__(self, status: int) -> None:
         self.out_of_memory = status == OUT_OF_MEMORY
         self.out_of_time = status == -signal.SIGXCPU
-        self.how = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+        self.how = f"with status {status}" if status >= 0 else f"by {signal_name(-status)}"
         super().__init__(self.how)
 
 
@@ -96,25 +104,28 @@ async def run_bounded(
         transport = None
         try:
             loop = asyncio.get_running_loop()
-            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(said), pipe)
+            transport, _ = await loop.create_connection(lambda: asyncio.StreamReaderProtocol(said), sock=pipe)
             yield BoundedChild(process, said, question)
         finally:
-            if transport:
-                transport.close()
-            else:
-                pipe.close()
-            await _end(process)
+            try:
+                if transport:
+                    transport.close()
+                else:
+                    pipe.close()  # A socket may be closed twice: the loop does so as well when it is cancelled.
+            finally:
+                await _end(process)
 
 
 async def _start(
     command: Sequence[str], pipes: contextlib.ExitStack, *, asked: bool, pass_fds: tuple[int, ...]
-) -> tuple[Process, io.FileIO, int | None]:
+) -> tuple[Process, socket.socket, int | None]:
     """The process, our end of the pipe it speaks into, and our end of the pipe it is asked by, which `pipes` closes."""
-    output, its_output = os.pipe()
-    pipe = io.FileIO(output)
+    # Not a pipe: uvloop closes the number of one a second time, which may be another file's by then.
+    pipe, its_output = socket.socketpair()
+    pipe.setblocking(False)
     its_input, question = DEVNULL, None
     with contextlib.ExitStack() as its:
-        its.callback(os.close, its_output)
+        its.callback(its_output.close)
         if asked:
             its_input, question = os.pipe()
             its.callback(os.close, its_input)
@@ -125,7 +136,7 @@ async def _start(
                 cwd=ROOT,
                 env=ENVIRONMENT,
                 stdin=its_input,
-                stdout=its_output,
+                stdout=its_output.fileno(),
                 stderr=DEVNULL,
                 pass_fds=pass_fds,
                 start_new_session=True,
@@ -138,7 +149,8 @@ async def _start(
 
 async def _end(process: Process) -> None:
     if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
+        # PermissionError: what macOS says of a group of which a zombie alone is left.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     async with asyncio.timeout(_REAP_S):  # A killed process ends at once, unless its disk hangs.
         await process.wait()

@@ -14,6 +14,10 @@ LEAST_CHARS = 5
 _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
+_CHARACTERS = re.compile(r"\S\s*")
+"""With the space behind it: what stands between two phrases is no character of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seam:
     """How many tokens the first piece lets go at its end, and the second at its beginning."""
@@ -34,7 +38,7 @@ def glue_of(text: str) -> str:
 
 def tokens_of(text: str, glue: str) -> list[str]:
     """Its words, or its characters where nothing stands between words."""
-    return text.split() if glue else list(text)
+    return text.split() if glue else _CHARACTERS.findall(text)
 
 
 def find_seam(before: str, after: str, overlap_s: float) -> Seam:

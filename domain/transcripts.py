@@ -110,7 +110,7 @@ def _drop_first(segments: tuple[Segment, ...], count: int, glue: str, *, from_en
             left -= len(tokens)
             continue
         rest = tokens[: len(tokens) - left] if from_end else tokens[left:]
-        kept.append(replace(segment, text=glue.join(rest)) if left else segment)
+        kept.append(replace(segment, text=glue.join(rest).strip()) if left else segment)
         left = 0
     return tuple(kept)
 

@@ -115,6 +115,11 @@ class TranscriptionWork:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait({writing}, timeout=WRITE_S)
+            if not writing.done():
+                writing.cancel()
+                await asyncio.wait({writing})
+            if not writing.cancelled():
+                writing.exception()  # Seen: the next attempt tells.
             raise
 
     async def _write(self, attempt: _Attempt, piece: HeardPiece) -> None:

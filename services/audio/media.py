@@ -67,6 +67,8 @@ async def cut(
     limits = limits or MediaLimits()
     await asyncio.to_thread(path.stat)
     expected = Expected(plan)
+    # Taken up late, all that comes before is decoded on the way to the first piece.
+    patience = replace(limits, timeout_s=limits.timeout_s * (1 + plan.start_s / plan.target_s))
     command = _cut_command(path, plan, directory, limits)
     unfinished = None
     try:
@@ -74,7 +76,8 @@ async def cut(
             while True:
                 unfinished = directory / _piece_name()
                 child.ask(f"{unfinished.name}\n".encode())
-                said = await _hear(child, limits, expected)
+                said = await _hear(child, patience, expected)
+                patience = limits
                 if not isinstance(said, AudioPiece):
                     return
                 piece = await asyncio.to_thread(_written, said, unfinished)

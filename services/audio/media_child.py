@@ -18,6 +18,8 @@ from services.audio.media_contract import UnreadableAudio
 from services.audio.media_wire import encode, encode_piece, encode_probe
 
 OWN_FOLDER = Path(__file__).parent
+NO_SUCH_PLACE = frozenset({errno.EINVAL, errno.EOVERFLOW})
+"""A place that no file has, which only a stranger's header names."""
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     except UnreadableAudio as error:
         _say(encode(unreadable=error.reason, not_audio=error.not_audio))
     except Exception as error:  # noqa: BLE001 — a broken file raises anything in the libraries that read it.
-        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and error.errno not in NO_SUCH_PLACE:
             _say(encode(errno=error.errno or errno.EIO))
         else:
             _say(encode(broke=_where(error)))

@@ -51,6 +51,7 @@ def open_recording(path: Path) -> Iterator[OpenRecording]:
     """libav reads the one open file, by the demuxer that its first bytes call for: it may open nothing itself."""
     with path.open("rb", buffering=0) as file:
         number, size = file.fileno(), os.fstat(file.fileno()).st_size
+        file.seek(0)  # On macOS /dev/fd/N is the server's own descriptor, which stands where it wrote last.
         kind = sniff(number)
         check_index(number, kind, size)
         with _open(file, kind.demuxer) as container:

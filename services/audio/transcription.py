@@ -35,6 +35,7 @@ from services.audio.wishes import Wishes
 from services.job_attempts import attempt_folder
 from services.llm.failover import Plan
 
+SECONDS_PER_HOUR = 3_600
 MP3_BYTES_PER_S = 16_000
 """128 kbps: what the pieces are encoded with."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -92,6 +93,7 @@ class Transcriptions:
         self.accounts = accounts
         self.meetings = meetings
         self.directory = directory
+        self._longest_s = settings.max_audio_hours * SECONDS_PER_HOUR
         self._piece_s = settings.audio_piece_s
         self._parallel = settings.audio_parallel
         self._run_timeout_s = settings.run_timeout_s
@@ -122,6 +124,10 @@ class Transcriptions:
                 found = await probe(path, pass_fds=pass_fds)
         except UnreadableAudio as error:
             raise refusal_of(error) from error
+        if found.duration_s > self._longest_s:
+            hours, most = found.duration_s / SECONDS_PER_HOUR, self._longest_s / SECONDS_PER_HOUR
+            problem = f"the recording lasts {hours:.1f} hours, and {most:g} may be (MAX_AUDIO_HOURS)"
+            raise BadRequest(f"file: {problem}: split it")
         return Recording(path, found.duration_s, pass_fds)
 
     def cutter(self, recording: Recording, folder: Path) -> Cut:

@@ -154,3 +154,36 @@ async def test_it_ends_when_its_server_was_killed() -> None:
             await asyncio.to_thread(orphan.wait, WAIT_S)
         finally:
             orphan.send_signal(signal.SIGKILL)
+
+
+CANCELLED_ON_UVLOOP = """
+import asyncio, sys
+import psutil, uvloop
+from core.bounded_child import run_bounded
+
+async def cancelled_after(turns):
+    async def use():
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        async with run_bounded(command, max_line_bytes=100, asked=True) as child:
+            await child.read_line(30)
+    task = asyncio.create_task(use())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    return type(outcome).__name__
+
+async def main():
+    print([await cancelled_after(turns) for turns in range(8)])
+    print([child.pid for child in psutil.Process().children()])
+
+uvloop.run(main())
+"""
+
+
+async def test_cancelled_at_any_moment_no_child_is_left_on_the_servers_own_loop() -> None:
+    """uvloop, which closes what it was given when it is cancelled."""
+    command = [sys.executable, "-c", CANCELLED_ON_UVLOOP]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=ROOT)
+    said, _ = await process.communicate()
+    assert said.decode().splitlines() == [str(["CancelledError"] * 8), "[]"]

@@ -147,3 +147,12 @@ def test_the_prompt_is_the_callers_words_and_the_end_of_what_was_said():
     assert prompt.split()[2:] == said.split()[-198:]
     assert len((rolling_prompt(said, "fin") or "").split()) <= 200
     assert len(rolling_prompt(None, "我们讨论预算" * 1000) or "") == 1_600
+
+
+def test_spaces_between_phrases_of_a_language_without_any_are_no_characters_of_their_own():
+    segments = (Segment(7.5, 9, "计划 安排"), Segment(9, 12, "这是最重要"))
+    second = piece(1, "计划 安排 这是最重要", overlap_s=2.5, segments=segments)
+    whole = join([piece(0, "我们讨论新的项目 计划安排"), second], duration_s=20)
+    assert whole.text.replace(" ", "") == "我们讨论新的项目计划安排这是最重要"
+    assert whole.segments is not None
+    assert whole.segments[-1].text == "这是最重要"

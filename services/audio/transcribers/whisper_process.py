@@ -10,6 +10,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import Any
 
+from core.bounded_child import signal_name
 from domain.usage import LocalWork
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,7 +155,7 @@ class WhisperProcess:
         if status >= 0:
             return f"it ended with status {status}"
         out_of_memory = " (out of memory?)" if -status == signal.SIGKILL else ""
-        return f"it was ended by {signal.Signals(-status).name}{out_of_memory}"
+        return f"it was ended by {signal_name(-status)}{out_of_memory}"
 
     async def _read(self) -> None:
         said = self._process.stdout
@@ -165,7 +166,7 @@ class WhisperProcess:
                     self.work = LocalWork(cpu_s=message["cpu_s"], ram_gb_s=message["ram_gb_s"])
                 if message.keys() - {"hear", "cpu_s", "ram_gb_s"}:
                     self._answers.put_nowait(message)
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError, KeyError):
             self.kill()  # Cut in the middle of a line, or a line too long: the same as an end.
         finally:
             self._is_gone = True

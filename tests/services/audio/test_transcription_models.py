@@ -7,7 +7,7 @@ import pytest
 
 from config.catalogue import Catalogue
 from core.http_client import HttpClient
-from domain.errors import ConfigurationError, InvalidParameter, ModelUnavailable, UnknownModel
+from domain.errors import BadRequest, ConfigurationError, InvalidParameter, ModelUnavailable, UnknownModel
 from services.audio.router import TranscriptionRouter
 from services.audio.transcribers.factory import create_transcription_router
 from services.audio.transcribers.local import LocalTranscriber
@@ -16,6 +16,7 @@ from services.audio.wishes import Wishes, language_of, wishes_of
 from services.llm.factory import endpoint_keys
 from tests.house_for_tests import CATALOGUE
 from tests.postgres_for_tests import settings_for
+from tests.speech_for_tests import silence, wav
 
 MEETING = Wishes("transcription_meeting")
 
@@ -104,6 +105,13 @@ def test_pieces_suit_whoever_may_stand_in(tmp_path: Path) -> None:
     cut = work.cut_plan(work.plan(Wishes()), 7200)
     assert cut.target_s == 540
     assert cut.max_s == pytest.approx(0.95 * 1200), "the local model's bound, the tightest of the chain"
+
+
+async def test_a_recording_may_last_so_many_hours_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(silence(40)))
+    assert (await transcriptions(tmp_path, max_audio_hours=0.02).probe(tmp_path / "a.wav")).duration_s == 40
+    with pytest.raises(BadRequest, match="MAX_AUDIO_HOURS"):
+        await transcriptions(tmp_path, max_audio_hours=0.01).probe(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize(
