@@ -35,7 +35,7 @@ def main() -> None:
         rows += measure_documents(Path(folder))
         rows += measure_recall(Path(folder) / "recall")
         rows += measure_cutting()
-        rows += measure_word_errors(Path(folder))
+        rows += measure_word_errors(Path(folder) / "words")
     print("\n".join(row.text() for row in rows))
 
 
