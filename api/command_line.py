@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(command=_serve)
 
-    worker = commands.add_parser("worker", help="take documents in, in a process of its own (see JOB_WORKER)")
+    worker = commands.add_parser("worker", help="do the jobs of documents and recordings, in a process of its own")
     worker.set_defaults(command=_work)
 
     add_agents_command(commands).set_defaults(command=_agents)

@@ -51,10 +51,6 @@ class Plan:
         return tuple(step for step in self.steps if isinstance(step, ModelEntry))
 
     @property
-    def passed_over(self) -> tuple[Hop, ...]:
-        return tuple(step for step in self.steps if isinstance(step, Hop))
-
-    @property
     def first(self) -> ModelEntry:
         return next(step for step in self.steps if isinstance(step, ModelEntry))
 
