@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     max_history_messages: int = Field(default=1_000, gt=0)
     provider_connect_timeout_s: float = Field(default=5.0, gt=0)
     provider_stall_timeout_s: float = Field(default=60.0, gt=0)
+    provider_retry_wait_s: float = Field(default=8.0, ge=0)
     run_timeout_s: float = Field(default=600.0, gt=0)
     sse_ping_s: float = Field(default=15.0, gt=0)
     shutdown_grace_s: float = Field(default=30.0, ge=0)

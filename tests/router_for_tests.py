@@ -47,6 +47,7 @@ class FakeProvider:
     scripts: dict[str, list[Outcome]] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     contexts: Mapping[str, int] = field(default_factory=dict)
+    unsupported: Mapping[str, Sequence[str]] = field(default_factory=dict)
     closed: int = 0
     calls: list[ModelCall] = field(default_factory=list)
 
@@ -54,6 +55,10 @@ class FakeProvider:
         if model.id in self.reasons and credential is None:
             return self.reasons[model.id]
         return self.reason and f"{model.id}: {self.reason}"
+
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        name = next((name for name in self.unsupported.get(model.id, ()) if name in parameters), None)
+        return name and f"{model.id!r} takes no {name!r}"
 
     def context_tokens(self, model: ModelEntry) -> int:
         return self.contexts.get(model.id, 1234)

@@ -16,7 +16,7 @@ from domain.usage import TokenUsage
 from services.audio.transcribers.transcriber import Transcriber, TranscriptionCall
 from services.llm.call_meter import NOTHING_WAS_SERVED
 from services.llm.counting import Measured, counted_once
-from services.llm.failover import Asked, Failover, Plan
+from services.llm.failover import RETRY_WAIT_S, Asked, Failover, Plan
 from services.llm.health import Health, deployment_key
 
 
@@ -41,9 +41,17 @@ class TranscriptionRouter(Failover[Transcriber, AskedToHear, Heard]):
         *,
         default_model: str | None = None,
         health: Health | None = None,
+        retry_wait_s: float = RETRY_WAIT_S,
     ) -> None:
         default = [*([default_model] if default_model else []), *catalogue.transcription]
-        super().__init__(catalogue, transcribers, model_type="transcription", default=default, health=health)
+        super().__init__(
+            catalogue,
+            transcribers,
+            model_type="transcription",
+            default=default,
+            health=health,
+            retry_wait_s=retry_wait_s,
+        )
 
     async def hear(self, plan: Plan, asked: AskedToHear) -> Heard:
         """What is said in the piece; `asked.model` is then who heard it."""

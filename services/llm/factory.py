@@ -53,7 +53,7 @@ def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, ru
         LOCAL: _local(catalogue, settings, http, runtime),
         **_endpoints(catalogue, settings, http),
     }
-    return Router(catalogue, providers, settings.default_model)
+    return Router(catalogue, providers, settings.default_model, retry_wait_s=settings.provider_retry_wait_s)
 
 
 def create_llm(router: Router) -> RouteurChatModel:

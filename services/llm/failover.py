@@ -37,7 +37,8 @@ ATTEMPTS_OF_OTHERS = 2
 """A stale connection or a hiccup deserves a second try before another model answers in its place."""
 
 FIRST_DELAY_S = 0.25
-LONGEST_DELAY_S = 60.0
+RETRY_WAIT_S = 8.0
+"""How long a request may wait between attempts, all candidates together, unless the setting says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         model_type: Literal["llm", "transcription"],
         default: Sequence[str],
         health: Health | None = None,
+        retry_wait_s: float = RETRY_WAIT_S,
     ) -> None:
         self.catalogue = catalogue
         self._servers = servers
@@ -106,6 +108,7 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         self._default = tuple(default)
         self._models_of: dict[str | tuple[str, ...], list[ModelEntry]] = {}
         self._health = health or Health()
+        self._retry_wait_s = retry_wait_s
 
     @abstractmethod
     def _attempt(self, model: ModelEntry, asked: AskedT) -> AsyncGenerator[GivenT]:
@@ -147,8 +150,9 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
 
     async def stream(self, plan: Plan, asked: AskedT) -> AsyncGenerator[GivenT]:
         """What is given, by the first candidate that gives anything."""
-        waiting = self._in_order(plan, asked)
+        waiting = self._in_order(self._able(plan, asked), asked)
         tried: set[str] = set()
+        wait_left_s = self._retry_wait_s
         while waiting:
             model = waiting.popleft()
             if isinstance(model, Hop):
@@ -167,13 +171,42 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
                 except RouteurError as error:
                     if started:
                         raise
-                    delay_s = _delay_s(error, attempt, attempts, is_last=is_last)
+                    delay_s = _delay_s(error, attempt, attempts, wait_left_s, is_last=is_last)
                     if delay_s is None:
                         self._give_up(model, error, asked, waiting, tried)
                         break
+                    wait_left_s -= delay_s
                     await asyncio.sleep(delay_s)
                 else:
                     return
+
+    def _able(self, plan: Plan, asked: AskedT) -> Plan:
+        """The plan, a hop in the place of what cannot do what the request needs, unless no model of the name can.
+
+        Raises `ModelUnavailable` when only a model that is not available could: another would hide the reason.
+        """
+        unable = {
+            step.id: reason
+            for step in plan.steps
+            if isinstance(step, ModelEntry) and (reason := self._inability(step, asked)) is not None
+        }
+        if not unable:
+            return plan
+        steps = [
+            Hop(step.id, unable[step.id]) if isinstance(step, ModelEntry) and step.id in unable else step
+            for step in plan.steps
+        ]
+        if any(isinstance(step, ModelEntry) for step in steps):
+            return Plan(tuple(steps))
+        unavailable = [(self.catalogue.get(step.model), step) for step in plan.steps if isinstance(step, Hop)]
+        if any(model is not None and self._inability(model, asked) is None for model, _ in unavailable):
+            reasons = dict.fromkeys(step.reason for step in steps if isinstance(step, Hop))
+            raise ModelUnavailable(f"no model can serve this request now: {'; '.join(reasons)}")
+        return plan
+
+    def _inability(self, model: ModelEntry, asked: AskedT) -> str | None:
+        """What the request needs and the model cannot do, in words; `None` when it can do all of it."""
+        return None
 
     def _in_order(self, plan: Plan, asked: AskedT) -> Waiting:
         """The plan, a hop in the place of what cools, unless all do: a lone deployment is asked in any case."""
@@ -197,6 +230,9 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
             raise error
         following = next((step for step in waiting if isinstance(step, ModelEntry)), None)
         if following is None:
+            for step in waiting:
+                if isinstance(step, Hop):
+                    asked.on_hop(step)  # Also a failed answer names those that were passed over.
             raise error
         asked.on_hop(Hop(model.id, error.message))
         logger.warning("falling back", extra={"model": model.id, "to": following.id, "code": error.code})
@@ -235,8 +271,8 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         return any(model.type == self._model_type for model in self.catalogue.candidates(name))
 
 
-def _delay_s(error: RouteurError, attempt: int, attempts: int, *, is_last: bool) -> float | None:
-    """How long to wait before the same model is asked again; `None` when it should not be."""
+def _delay_s(error: RouteurError, attempt: int, attempts: int, wait_left_s: float, *, is_last: bool) -> float | None:
+    """How long to wait before the same model is called again; `None` when it should not be."""
     if not isinstance(error, ProviderError) or not error.retryable or attempt >= attempts:
         return None
     if isinstance(error, ProviderStalled):
@@ -244,11 +280,11 @@ def _delay_s(error: RouteurError, attempt: int, attempts: int, *, is_last: bool)
     asked_s = error.retry_after_s or 0.0
     if not is_last and (asked_s or not _is_hiccup(error)):
         return None  # Another model can answer now.
-    if asked_s > LONGEST_DELAY_S:
-        return None
+    if asked_s > wait_left_s:
+        return None  # The caller is not held that long: the provider's Retry-After goes on to it.
     # Never sooner than the provider asked for, and not with everybody else at the same instant.
     backoff_s: float = FIRST_DELAY_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  # nosec B311 - jitter, not a secret
-    return asked_s + backoff_s
+    return min(asked_s + backoff_s, wait_left_s)
 
 
 def _is_hiccup(error: ProviderError) -> bool:

@@ -6,7 +6,7 @@ Which candidate is asked, when again, and who stands in for it: `services/llm/fa
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
@@ -14,11 +14,20 @@ from langchain_core.outputs import ChatGenerationChunk
 from config.catalogue import Catalogue, ModelEntry
 from domain.errors import ContextOverflow, ProviderError, RouteurError
 from services.llm.counting import counted
-from services.llm.failover import Asked, Failover, Plan, Waiting
+from services.llm.failover import RETRY_WAIT_S, Asked, Failover, Plan, Waiting
 from services.llm.health import Health, deployment_key
 from services.llm.providers.provider import Delta, ModelCall, Provider
 
 __all__ = ["Plan", "Request", "Router"]
+
+Capability = Literal["tools", "json_schema", "vision"]
+INABILITIES: Mapping[Capability, str] = {
+    "tools": "takes no tools",
+    "json_schema": "takes no JSON schema",
+    "vision": "takes no images",
+}
+IMAGE_PARTS = frozenset({"image", "image_url", "input_image"})
+"""The types of a message's parts, in OpenAI's and LangChain's words, that only a model with vision reads."""
 
 
 @dataclass(slots=True)
@@ -29,11 +38,14 @@ class Request(Asked):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stop: list[str] | None = None
     whole: bool = False
+    needs: Sequence[Capability] = ()
+    """What a model must be able to do to serve it."""
 
     def __post_init__(self) -> None:
         # A second candidate may be asked seconds later: it hears what the first one heard.
         self.messages = list(self.messages)
         self.parameters = dict(self.parameters)
+        self.needs = _needed(self)
 
 
 class Router(Failover[Provider, Request, Delta]):
@@ -45,9 +57,12 @@ class Router(Failover[Provider, Request, Delta]):
         providers: Mapping[str, Provider],
         default_model: str | None,
         health: Health | None = None,
+        retry_wait_s: float = RETRY_WAIT_S,
     ) -> None:
         default = [*([default_model] if default_model else []), *catalogue.default]
-        super().__init__(catalogue, providers, model_type="llm", default=default, health=health)
+        super().__init__(
+            catalogue, providers, model_type="llm", default=default, health=health, retry_wait_s=retry_wait_s
+        )
 
     def context_tokens(self, model: ModelEntry) -> int:
         """How many tokens the model is served with, prompt and answer together."""
@@ -89,6 +104,13 @@ class Router(Failover[Provider, Request, Delta]):
             for early in held:
                 yield early
 
+    def _inability(self, model: ModelEntry, asked: Request) -> str | None:
+        for capability in asked.needs:
+            if not getattr(model.capabilities, capability):
+                return f"{model.id!r} {INABILITIES[capability]}"
+        server = self._servers.get(model.provider)
+        return None if server is None else server.unsupported_parameter(model, asked.parameters)
+
     def _find_others(
         self, model: ModelEntry, error: RouteurError, asked: Request, waiting: Waiting, tried: set[str]
     ) -> bool:
@@ -114,8 +136,10 @@ class Router(Failover[Provider, Request, Delta]):
             and other.type == "llm"
             and other.id not in tried
             and self.context_tokens(other) > room
-            and _can_do(other, asked)
             and not self.unavailable_reason(other, asked.credentials)
+            and self._inability(other, asked) is None
+            # Nor is a model that was not named trusted with `json_object`, which has no capability of its own.
+            and (other.capabilities.json_schema or not asked.parameters.get("response_format"))
         ]
         return [min(siblings, key=self.context_tokens)] if siblings else []
 
@@ -141,16 +165,19 @@ def _is_not_text(block: str | dict[Any, Any]) -> bool:
     return isinstance(block, dict) and block.get("type") != "text"
 
 
-def _can_do(model: ModelEntry, request: Request) -> bool:
-    """Whether a model that the caller did not name takes what is asked: it would refuse, and hide the real problem."""
-    can, asked = model.capabilities, request.parameters
-    if asked.get("tools") and not can.tools:
-        return False
-    if asked.get("response_format") and not can.json_schema:
-        return False
-    return can.vision or not any(_has_image(message) for message in request.messages)
+def _needed(request: Request) -> list[Capability]:
+    """What a model must be able to do to serve the request."""
+    needed: list[Capability] = []
+    if request.parameters.get("tools"):
+        needed.append("tools")
+    shape = request.parameters.get("response_format")
+    if isinstance(shape, dict) and shape.get("type") == "json_schema":
+        needed.append("json_schema")
+    if any(_has_image(message) for message in request.messages):
+        needed.append("vision")
+    return needed
 
 
 def _has_image(message: BaseMessage) -> bool:
     parts = message.content if isinstance(message.content, list) else []
-    return any(isinstance(part, dict) and part.get("type") != "text" for part in parts)
+    return any(isinstance(part, dict) and part.get("type") in IMAGE_PARTS for part in parts)

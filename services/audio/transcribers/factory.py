@@ -58,4 +58,9 @@ def create_transcription_router(
             timeout_s=settings.transcription_timeout_s,
             key_setting="ENDPOINT_KEYS" if endpoint.needs_key else None,
         )
-    return TranscriptionRouter(catalogue, transcribers, default_model=settings.transcription_model)
+    return TranscriptionRouter(
+        catalogue,
+        transcribers,
+        default_model=settings.transcription_model,
+        retry_wait_s=settings.provider_retry_wait_s,
+    )

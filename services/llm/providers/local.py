@@ -1,6 +1,6 @@
 """The model on this machine: to the router one more OpenAI-compatible endpoint, metered by its CPU time."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,9 @@ class Local:
         if self.runtime.state in {"absent", "failed"}:
             return self.runtime.reason or f"the local model {model.id!r} did not start"
         return None
+
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        return None  # What it does not take, it refuses itself.
 
     def context_tokens(self, model: ModelEntry) -> int:
         return min(model.context.tokens, self.context_limit)

@@ -20,21 +20,12 @@ from services.llm.providers.wire import ask_whole, reading_chunk, stream_events
 
 OUR_NAME_TO_MISTRALS = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
 FINISH_REASONS = {"model_length": "length"}
-NOT_TAKEN = frozenset(
-    {
-        "logit_bias",
-        "logprobs",
-        "metadata",
-        "reasoning_effort",
-        "service_tier",
-        "store",
-        "stream_options",
-        "top_logprobs",
-        "user",
-        "verbosity",
-    }
+WITHOUT_EFFECT = frozenset(
+    {"metadata", "safety_identifier", "service_tier", "store", "stream_options", "top_logprobs", "user"}
 )
-"""OpenAI's parameters that Mistral refuses, and that change nothing in what it answers."""
+"""OpenAI's parameters that Mistral refuses, and that change nothing in what it answers: left out."""
+REFUSED = ("logprobs", "logit_bias", "verbosity", "web_search_options")
+"""OpenAI's parameters that change the answer, and that Mistral has no counterpart for: refused by name."""
 
 
 @dataclass(slots=True)
@@ -51,6 +42,13 @@ class Mistral:
     def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         if self.api_key is None:
             return f"{model.id!r} needs the setting MISTRALAI_API_KEY (or MISTRAL_API_KEY)"
+        return None
+
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        for name in REFUSED:
+            # An empty object, as `logit_bias: {}`, asks for nothing; `web_search_options: {}` asks for a search.
+            if parameters.get(name) or (name == "web_search_options" and parameters.get(name) is not None):
+                return f"{model.id!r} takes no {name!r}"
         return None
 
     def context_tokens(self, model: ModelEntry) -> int:
@@ -74,6 +72,8 @@ class Mistral:
                 yield chunk
 
     def _payload(self, call: ModelCall) -> dict[str, Any]:
+        if (reason := self.unsupported_parameter(call.model, call.parameters)) is not None:
+            raise BadRequest(f"{reason}: leave it out, or name another model")
         adapter = self._adapters.get(call.model.id)
         if adapter is None:
             adapter = self._adapters[call.model.id] = _adapter(call.model.name_on_wire)
@@ -93,14 +93,12 @@ def _adapter(wire_name: str) -> ChatMistralAI:
 
 
 def _parameters(call: ModelCall) -> Mapping[str, Any]:
-    if call.parameters.get("logprobs"):
-        raise BadRequest(f"logprobs: {call.model.id!r} gives no log probabilities; leave it out or name another model")
     renamed = {OUR_NAME_TO_MISTRALS.get(key, key): value for key, value in call.parameters.items()}
     if not call.model.capabilities.temperature:
         renamed.pop("temperature", None)
     if renamed.get("tool_choice") == "required":
         renamed["tool_choice"] = "any"
-    return {key: value for key, value in renamed.items() if key not in NOT_TAKEN}
+    return {key: value for key, value in renamed.items() if key not in WITHOUT_EFFECT and key not in REFUSED}
 
 
 def _chunk(parsed: dict[str, Any], place: tuple[int, str]) -> tuple[ChatGenerationChunk, tuple[int, str]]:

@@ -39,6 +39,9 @@ class OpenAICompatible:
     def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         return self.missing(model)
 
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        return None  # What it does not take, it refuses itself.
+
     def context_tokens(self, model: ModelEntry) -> int:
         return min(model.context.tokens, self.context_limit or model.context.tokens)
 

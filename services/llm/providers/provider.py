@@ -42,6 +42,9 @@ class Provider(Protocol):
         `credential` is the caller's own, which makes up for one that the server lacks.
         """
 
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        """What of these parameters it would refuse, in words, for what they change in the answer; `None`: nothing."""
+
     def context_tokens(self, model: ModelEntry) -> int:
         """How many tokens, prompt and answer together, it serves this model with."""
 

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -43,7 +44,7 @@ from services.llm.providers.spark_auth import (
     route_of,
     signed_url,
 )
-from services.llm.providers.spark_question import max_tokens_of, question_frame
+from services.llm.providers.spark_question import CANNOT_DO, max_tokens_of, question_frame, unsupported
 
 CLOSE_WAIT_S = 0.1
 """How long the vendor may take to close after us: mostly it has done so already, and it says nothing any more."""
@@ -80,6 +81,9 @@ class Spark:
         if self.credentials is None and not isinstance(credential, SparkCredentials):
             return f"{model.id!r} needs {NEEDED}"
         return None
+
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        return unsupported(model.id, parameters, CANNOT_DO)
 
     def context_tokens(self, model: ModelEntry) -> int:
         return model.context.tokens

@@ -26,6 +26,7 @@ from services.llm.providers.spark_question import (
     check_can_do,
     sampling_of,
     text_of,
+    unsupported,
 )
 
 X1_BASE_URL = "https://spark-api-open.xf-yun.com/v2"
@@ -53,6 +54,11 @@ class SparkHttp:
         if self.credentials is None and not isinstance(credential, SparkCredentials):
             return f"{model.id!r} needs {NEEDED}"
         return None
+
+    def unsupported_parameter(self, model: ModelEntry, parameters: Mapping[str, Any]) -> str | None:
+        if (parameters.get("response_format") or {}).get("type") == "json_schema":
+            return f"{model.id!r} knows no JSON schema"
+        return unsupported(model.id, parameters, HAS_NO_WORD_FOR)
 
     def context_tokens(self, model: ModelEntry) -> int:
         return model.context.tokens

@@ -63,9 +63,16 @@ def asked_max_tokens(call: ModelCall) -> int | None:
 def check_can_do(call: ModelCall, cannot: Sequence[str]) -> None:
     """Raises `BadRequest` naming the first of these parameters that asks for something."""
     asked = {**call.parameters, "stop": call.stop or call.parameters.get("stop")}
+    if (reason := unsupported(call.model.id, asked, cannot)) is not None:
+        raise BadRequest(f"{reason}: leave it out, or name another model")
+
+
+def unsupported(model: str, parameters: Mapping[str, Any], cannot: Sequence[str]) -> str | None:
+    """The first of these parameters that has an effect, in words; `None` when none has."""
     for name in cannot:
-        if asked.get(name) and asked[name] != {"type": "text"}:
-            raise BadRequest(f"{call.model.id!r} cannot do {name!r}: leave it out, or name another model")
+        if parameters.get(name) and parameters[name] != {"type": "text"}:
+            return f"{model!r} cannot do {name!r}"
+    return None
 
 
 def sampling_of(call: ModelCall) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from domain.errors import (
     ContextOverflow,
     ModelUnavailable,
     ProviderCut,
+    ProviderError,
     ProviderStalled,
     ProviderUnreachable,
     RateLimitedByProvider,
@@ -171,7 +172,7 @@ async def test_a_candidate_behind_which_none_is_set_up_is_the_last(pauses: list[
 async def test_no_two_waits_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failover, "FIRST_DELAY_S", 0.25)
     monkeypatch.setattr(random, "uniform", random.Random(7).uniform)  # noqa: S311 - jitter, not a secret
-    waits = [failover._delay_s(CUT, attempt, 9, is_last=True) for attempt in (1, 1, 2, 2, 3, 3)]
+    waits = [failover._delay_s(CUT, attempt, 9, 60.0, is_last=True) for attempt in (1, 1, 2, 2, 3, 3)]
     assert len(set(waits)) == 6
     for wait, (low, high) in zip(waits, [(0.125, 0.375)] * 2 + [(0.25, 0.75)] * 2 + [(0.5, 1.5)] * 2, strict=True):
         assert wait is not None
@@ -194,12 +195,36 @@ async def test_a_wait_is_not_sat_out_when_another_can_answer(status: int, pauses
     assert answer.left == [("a", f"answered {status}")]
 
 
-async def test_a_wait_of_over_a_minute_is_the_callers_to_sit_out(pauses: list[float]) -> None:
-    asked = table({"a": [[refused(429, retry_after_s=61.0)]]})
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_wait_above_the_limit_goes_on_to_the_caller(status: int, pauses: list[float]) -> None:
+    asked = table({"a": [[refused(status, retry_after_s=40.0)]]})
+    answer = await asked.ask()
+    assert isinstance(answer.error, ProviderError)
+    assert answer.error.retry_after_s == 40.0
+    assert pauses == []
+
+
+async def test_the_waits_of_all_attempts_share_one_limit(pauses: list[float]) -> None:
+    asked = table({"a": [[refused(429, retry_after_s=5.0)], [refused(429, retry_after_s=5.0)]]})
     answer = await asked.ask()
     assert isinstance(answer.error, RateLimitedByProvider)
-    assert answer.error.retry_after_s == 61.0
-    assert pauses == []
+    assert answer.error.retry_after_s == 5.0
+    assert pauses == [5.25]
+
+
+async def test_the_waits_of_all_candidates_share_one_limit(pauses: list[float]) -> None:
+    hiccup = ProviderUnreachable("no route", retryable=True)
+    asked = table({"a": [[hiccup], [hiccup]], "b": [[refused(429, retry_after_s=7.9)]]})
+    answer = await asked.ask()
+    assert isinstance(answer.error, RateLimitedByProvider)
+    assert pauses == [0.25]
+    assert answer.left == [("a", "no route")]
+
+
+async def test_no_wait_is_longer_than_what_is_left_of_the_limit(pauses: list[float]) -> None:
+    asked = table({"a": [[refused(429, retry_after_s=8.0)], ANSWERS]})
+    assert (await asked.ask()).text == "Hi"
+    assert pauses == [8.0]
 
 
 async def test_a_limit_without_a_delay_is_waited_for_a_little(pauses: list[float]) -> None:
@@ -219,7 +244,7 @@ async def test_what_would_fail_again_is_not_tried_again(error: RouteurError, pau
 
 
 async def test_leaving_during_a_wait_ends_it_and_asks_nobody() -> None:
-    asked = table({"a": [[refused(429, retry_after_s=30.0)]]})
+    asked = table({"a": [[refused(429, retry_after_s=7.0)]]})
     calls: list[Call] = []
     request = Request([HumanMessage("Hi")], on_call=calls.append)
     task = asyncio.ensure_future(anext(asked.router.stream(asked.router.plan("r"), request)))
