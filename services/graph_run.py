@@ -21,6 +21,7 @@ from domain.errors import BadRequest, Conflict
 from domain.messages import Message
 from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
+from services.llm.history import assistant_message
 from services.run_context import RunContext
 from services.threads import Lease
 
@@ -72,6 +73,8 @@ def as_langchain(message: Message) -> BaseMessage:
     """The house's message as LangChain's; raises `BadRequest` for one that cannot be read."""
     if isinstance(message.content, str) and not message.more and (kind := LANGCHAIN_MESSAGES.get(message.role)):
         return kind(content=message.content)
+    if message.role == "assistant":
+        return assistant_message(message)
     try:
         return convert_to_messages([{"role": message.role, "content": message.content, **message.more}])[0]
     except (KeyError, TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ from api.openai.body import shown
 from config.settings import Settings
 from domain.errors import BadRequest, InvalidParameter
 from domain.messages import Content, Message, Role
+from services.llm.history import CALL_FIELDS
 from services.llm.images import image_as_data_uri
 
 ROLES: Mapping[str, Role] = {
@@ -19,6 +20,21 @@ ROLES: Mapping[str, Role] = {
     "tool": "tool",
 }
 MAX_IMAGES = 20
+OPENAIS_FIELDS = frozenset(
+    {
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "annotations",
+        "audio",
+        "function_call",
+        "parsed",
+        "refusal",
+    }
+)
+"""What OpenAI's own messages hold; anything else is a vendor's, and goes on to endpoints that are not OpenAI's."""
 
 
 async def messages_of(value: Any, settings: Settings) -> tuple[Message, ...]:
@@ -50,8 +66,10 @@ def _message(message: Any, where: str) -> Message:
 
 
 def _more(message: Mapping[str, Any], role: Role, where: str) -> dict[str, Any]:
-    """What a role adds to its text. Fields that are not known, such as those of an SDK's own answers, are left out."""
+    """What a role adds to its text, and the fields of a vendor's own; what OpenAI's SDK adds to its answers is not."""
     more: dict[str, Any] = {}
+    if fields := {name: value for name, value in message.items() if name not in OPENAIS_FIELDS and value is not None}:
+        more["vendor_fields"] = fields
     if isinstance(name := message.get("name"), str) and role != "tool":
         more["name"] = name
     if role == "tool":
@@ -68,10 +86,11 @@ def _more(message: Mapping[str, Any], role: Role, where: str) -> dict[str, Any]:
 
 def _tool_call(call: Any, where: str) -> dict[str, Any]:
     match call:
-        case {"id": str(call_id), "function": {"name": str(name), "arguments": str(arguments)}}:
-            # A call without arguments is written as an empty string by some models.
-            function = {"name": name, "arguments": arguments or "{}"}
-            return {"id": call_id, "type": "function", "function": function}
+        case {"id": str(call_id), "function": {"name": str(name), "arguments": str(arguments), **more_of_function}}:
+            # A call without arguments is written as an empty string by some models, which others cannot read.
+            function = {**more_of_function, "name": name, "arguments": arguments or "{}"}
+            more = {key: value for key, value in call.items() if key not in CALL_FIELDS and value is not None}
+            return {**more, "id": call_id, "type": "function", "function": function}
         case _:
             raise InvalidParameter(where, 'send {"id", "type": "function", "function": {"name", "arguments"}}')
 
@@ -86,20 +105,20 @@ def _content(content: Any, role: Role, where: str, *, may_be_absent: bool) -> Co
     if not isinstance(content, list) or not content:
         raise InvalidParameter(f"{where}.content", f"send a string or a list of parts (got {shown(content)})")
     parts = [_part(part, role, f"{where}.content.{place}") for place, part in enumerate(content)]
-    if len(parts) == 1 and parts[0]["type"] == "text":
+    if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return str(parts[0]["text"])
     return parts
 
 
 def _part(part: Any, role: Role, where: str) -> dict[str, Any]:
     match part:
-        case {"type": "text", "text": str(text)}:
-            return {"type": "text", "text": text}
+        case {"type": "text", "text": str()}:
+            return dict(part)
         case {"type": "refusal", "refusal": str(text)} if role == "assistant":
             return {"type": "text", "text": text}
         case {"type": "image_url", "image_url": {"url": str(url)} as image} if role == "user":
             detail = {"detail": image["detail"]} if image.get("detail") in ("low", "high", "auto") else {}
-            return {"type": "image_url", "image_url": {"url": url, **detail}}
+            return {**part, "image_url": {"url": url, **detail}}
         case {"type": "image_url"} if role != "user":
             raise InvalidParameter(where, "only messages of role user hold images")
         case {"type": str(kind)} if kind not in {"text", "image_url"}:
@@ -114,7 +133,9 @@ def _chars(message: Message) -> int:
         own = len(message.content)
     else:
         own = sum(len(part["text"]) for part in message.content if part["type"] == "text")
-    return own + sum(len(call["function"]["arguments"]) for call in message.more.get("tool_calls", ()))
+    own += sum(len(call["function"]["arguments"]) for call in message.more.get("tool_calls", ()))
+    fields = message.more.get("vendor_fields")
+    return own + len(repr(fields)) if fields else own
 
 
 async def _with_images_inside(messages: tuple[Message, ...], settings: Settings) -> tuple[Message, ...]:
@@ -142,8 +163,7 @@ async def _with_images_inside(messages: tuple[Message, ...], settings: Settings)
 
 def _replaced(parts: Sequence[Mapping[str, Any]], inside: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [
-        {"type": "image_url", "image_url": inside[id(part["image_url"])]} if part["type"] == "image_url" else part
-        for part in parts
+        {**part, "image_url": inside[id(part["image_url"])]} if part["type"] == "image_url" else part for part in parts
     ]
 
 

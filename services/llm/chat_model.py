@@ -15,12 +15,11 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallback
 from langchain_core.globals import get_debug, get_llm_cache
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langsmith.utils import tracing_is_enabled
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +27,7 @@ from services.llm.context import trim_messages
 from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
 from services.llm.providers.provider import Delta
 from services.llm.router import Plan, Request, Router
+from services.llm.structured_output import answer_tool, response_format, text_parser, tool_parser
 from services.run_context import RunContext, current_run
 
 NOSTREAM_TAG = "nostream"
@@ -191,10 +191,14 @@ class RouteurChatModel(BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools. `tool_choice`: a tool's name, `auto`, `none`, `any`, `required`, or OpenAI's object."""
-        formatted = [convert_to_openai_tool(tool) for tool in tools]
+        """The model with tools. `tool_choice`: a tool's name, `auto`, `none`, `any`, `required`, or OpenAI's object.
+
+        `strict` goes into each function: its arguments then fit its schema to the word.
+        """
+        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None and tool_choice is not False:
             kwargs["tool_choice"] = _tool_choice(tool_choice, formatted)
         return self.bind(tools=formatted, **kwargs)
@@ -205,21 +209,19 @@ class RouteurChatModel(BaseChatModel):
         *,
         include_raw: bool = False,
         method: Literal["json_schema", "function_calling"] = "json_schema",
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
-        """Answers that fit the schema; by JSON schema unless told otherwise: exact on local models too."""
+        """Answers that fit the schema; by JSON schema unless `method` says otherwise: exact on local models too."""
         if method == "function_calling":
-            by_tool: Runnable[LanguageModelInput, dict[str, Any] | BaseModel]
-            by_tool = super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-            return by_tool
-        json_schema = convert_to_json_schema(schema)
-        described = {"name": json_schema.get("title", "answer"), "schema": json_schema}
-        model = self.bind(response_format={"type": "json_schema", "json_schema": described}, **kwargs)
-        is_pydantic = isinstance(schema, type) and issubclass(schema, BaseModel)
-        parser: Any = PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()
-        structured: Runnable[LanguageModelInput, dict[str, Any] | BaseModel] = model | parser
+            tool = answer_tool(schema, strict=strict)
+            model = self.bind(tools=[tool], tool_choice="required", **kwargs)
+            parser = tool_parser(schema, tool)
+        else:
+            model = self.bind(response_format=response_format(schema, strict=strict), **kwargs)
+            parser = text_parser(schema)
         if not include_raw:
-            return structured
+            return model | parser
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         not_parsed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=model) | parsed.with_fallbacks([not_parsed], exception_key="parsing_error")

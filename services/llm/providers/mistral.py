@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from domain.errors import BadRequest
+from services.llm.history import restore
 from services.llm.providers.openai_compatible import openai_endpoint
 from services.llm.providers.provider import Delta, ModelCall
 from services.llm.providers.wire import ask_whole, reading_chunk, stream_events
@@ -78,6 +79,7 @@ class Mistral:
         if adapter is None:
             adapter = self._adapters[call.model.id] = _adapter(call.model.name_on_wire)
         messages, defaults = adapter._create_message_dicts(call.messages, call.stop)  # noqa: SLF001 - the vendor offers no public way to its payload
+        restore(call.messages, messages, vendor_fields=False)
         return {"messages": messages, **defaults, **_parameters(call), "stream": not call.whole}
 
 

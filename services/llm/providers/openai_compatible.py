@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
+from services.llm.history import restore
 from services.llm.providers.provider import Delta, ModelCall
 from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
@@ -46,7 +48,8 @@ class OpenAICompatible:
         return min(model.context.tokens, self.context_limit or model.context.tokens)
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
-        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
+        quirks = replace(AS_OPENAI, refuses_unknown_fields=is_openai_itself(self.base_url))
+        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s, quirks)
         return stream_openai(self.http, endpoint, self._adapter(call.model), call)
 
     def _adapter(self, model: ModelEntry) -> BaseChatOpenAI:
@@ -73,6 +76,12 @@ def openai_adapter(wire_name: str, *, is_openai: bool) -> BaseChatOpenAI:
         use_responses_api=False,
         max_retries=0,
     )
+
+
+def is_openai_itself(base_url: str) -> bool:
+    """Whether OpenAI, or Azure for it, answers at this address, and not a server that only speaks its format."""
+    host = urlsplit(base_url).hostname or ""
+    return host == "api.openai.com" or host.endswith((".api.openai.com", ".openai.azure.com"))
 
 
 def openai_endpoint(
@@ -116,6 +125,7 @@ def openai_payload(adapter: BaseChatOpenAI, call: ModelCall, quirks: Quirks = AS
     stop = parameters.pop("stop", None) or call.stop
     messages: list[BaseMessage] = call.messages
     payload: dict[str, Any] = adapter._get_request_payload(messages, stop=stop, **parameters)  # noqa: SLF001 - the vendor offers no public way to its payload without its client
+    restore(messages, payload["messages"], vendor_fields=not quirks.refuses_unknown_fields)
     payload["stream"] = not call.whole
     if call.whole or not quirks.takes_stream_options:
         payload.pop("stream_options", None)

@@ -322,3 +322,19 @@ async def test_every_role_and_form_of_content_is_understood(
     assert asked[2]["tool_calls"][0]["function"] == {"name": "weather", "arguments": "{}"}
     assert (asked[3]["tool_call_id"], asked[3]["content"]) == ("call_1", "4 °C")
     assert asked[4]["content"][1]["image_url"]["url"] == PNG
+
+
+@pytest.mark.parametrize("arguments", ['{"city":"Paris"}', "null", "[]", "5", '{"city": "Par'])
+async def test_a_history_goes_on_to_the_letter_with_its_reasoning_and_its_vendors_fields(
+    client: httpx.AsyncClient, provider: ScriptedProvider, arguments: str
+) -> None:
+    play(provider, [*say("Oui"), *finish()])
+    function = {"name": "weather", "arguments": arguments}
+    call = {"id": "call_1", "type": "function", "function": function, "extra_content": {"signature": "c2ln"}}
+    messages = [
+        {"role": "user", "content": "Quel temps ?"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm", "x_vendor": {"a": 1}},
+        {"role": "tool", "tool_call_id": "call_1", "content": "4 °C"},
+    ]
+    assert (await post(client, messages=messages)).status_code == 200
+    assert provider.requests[0]["messages"][1] == messages[1]

@@ -1,10 +1,13 @@
 """Tools and structured output: fragments become calls, choices keep their meaning, objects are not streamed."""
 
+import copy
+
 import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessage
 from langchain_core.tools import tool
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from services.llm.structured_output import legal_name
 from tests.house_for_tests import model, said
 from tests.scripted_provider import (
     Step,
@@ -152,3 +155,75 @@ async def test_structured_output_by_function_calling():
         structured = llm.with_structured_output(City, method="function_calling")
         assert await structured.ainvoke(QUESTION) == City(name="Paris", people=2)
         assert said(run) == ""
+
+
+class Strange(BaseModel):
+    """A city."""
+
+    model_config = ConfigDict(title="Ma ville, s'il vous plaît")
+
+    name: str
+    people: int = 0
+
+
+STRANGE_SCHEMA = {**CITY_SCHEMA, "title": "My city, please"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [(Strange, "Ma_ville_s_il_vous_plait"), (STRANGE_SCHEMA, "My_city_please"), ({"type": "object"}, "answer")],
+    ids=["a class with a title", "a schema", "a schema without a title"],
+)
+async def test_a_schema_is_given_a_legal_name_whatever_its_title(schema, name):
+    async with model(PARIS) as (llm, _, provider):
+        await llm.with_structured_output(schema).ainvoke(QUESTION)
+        assert provider.requests[0]["response_format"]["json_schema"]["name"] == name
+    async with model([*call_tool(name, '{"name": "Paris"}'), *finish(reason="tool_calls")]) as (llm, _, provider):
+        answer = await llm.with_structured_output(schema, method="function_calling").ainvoke(QUESTION)
+        assert (answer.name if isinstance(answer, BaseModel) else answer["name"]) == "Paris"
+        assert provider.requests[0]["tools"][0]["function"]["name"] == name
+
+
+def test_a_name_is_cut_to_what_openai_takes():
+    assert legal_name("a" * 100) == "a" * 64
+    assert legal_name("質問") == "answer"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_strict_goes_into_the_schema_and_not_to_the_top(strict):
+    async with model(PARIS) as (llm, _, provider):
+        await llm.with_structured_output(Strange, strict=strict).ainvoke(QUESTION)
+        (sent,) = provider.requests
+        described = sent["response_format"]["json_schema"]
+        assert described["strict"] is strict
+        assert "strict" not in sent
+        # What strict means on OpenAI's wire: every property required, and no other.
+        assert described["schema"].get("additionalProperties") is (False if strict else None)
+        assert described["schema"]["required"] == (["name", "people"] if strict else ["name"])
+
+
+async def test_strict_goes_into_the_function_and_not_to_the_top():
+    answers = [*call_tool("City", '{"name": "Paris", "people": 2}'), *finish(reason="tool_calls")]
+    async with model(answers, BONJOUR, BONJOUR) as (llm, _, provider):
+        structured = llm.with_structured_output(City, method="function_calling", strict=True)
+        assert await structured.ainvoke(QUESTION) == City(name="Paris", people=2)
+        await llm.bind_tools([add], strict=True).ainvoke(QUESTION)
+        await llm.bind_tools([add]).ainvoke(QUESTION)
+        strict, bound, plain = provider.requests
+    for sent in (strict, bound):
+        function = sent["tools"][0]["function"]
+        assert (function["strict"], function["parameters"]["additionalProperties"]) == (True, False)
+    assert "strict" not in plain["tools"][0]["function"]
+    assert all("strict" not in sent for sent in provider.requests)
+
+
+async def test_a_schema_made_strict_leaves_the_callers_own_as_it_was():
+    before = copy.deepcopy(CITY_SCHEMA)
+    async with model(PARIS) as (llm, _, _):
+        await llm.with_structured_output(CITY_SCHEMA, strict=True).ainvoke(QUESTION)
+    assert before == CITY_SCHEMA
+
+
+async def test_a_model_that_calls_no_tool_gives_no_object():
+    async with model(BONJOUR) as (llm, _, _):
+        assert await llm.with_structured_output(City, method="function_calling").ainvoke(QUESTION) is None

@@ -60,14 +60,40 @@ def test_a_required_tool_is_any_tool(ours, mistrals):
     assert payload(tool_choice=ours)["tool_choice"] == mistrals
 
 
-def test_what_mistral_does_not_take_is_left_out():
-    sent = payload(logprobs=False, top_logprobs=2, stream_options={}, user="me")
+def test_what_changes_nothing_in_an_answer_is_left_out():
+    sent = payload(
+        logprobs=False,
+        top_logprobs=2,
+        logit_bias={},
+        stream_options={},
+        user="me",
+        safety_identifier="u-1",
+        service_tier="auto",
+        store=True,
+        metadata={"a": "b"},
+    )
     assert set(sent) == {"model", "messages", "stream"}
 
 
-def test_log_probabilities_which_mistral_has_not_are_refused_and_not_dropped():
-    with pytest.raises(BadRequest, match="logprobs"):
-        payload(logprobs=True)
+def test_what_changes_an_answer_and_mistral_takes_is_passed_on():
+    asked = {"reasoning_effort": "high", "prompt_mode": "reasoning", "prediction": {"type": "content", "content": "a"}}
+    asked |= {"parallel_tool_calls": False, "presence_penalty": 0.5, "prompt_cache_key": "k", "safe_prompt": True}
+    assert asked.items() <= payload(**asked).items()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logprobs", True),
+        ("logit_bias", {"50256": -100}),
+        ("verbosity", "low"),
+        ("web_search_options", {}),
+        ("web_search_options", {"search_context_size": "low"}),
+    ],
+)
+def test_what_changes_an_answer_and_mistral_has_not_is_refused_by_name(name, value):
+    with pytest.raises(BadRequest, match=f"'mistral-small-latest' takes no '{name}'"):
+        payload(**{name: value})
 
 
 def test_calls_do_not_see_one_anothers_parameters():
