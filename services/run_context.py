@@ -113,6 +113,8 @@ class RunContext:
     """What the run may search: the caller's project, checked. `None`: nothing."""
     passages: list[Passage] = field(default_factory=list)
     """What the run has retrieved so far, each passage once."""
+    is_streamed: bool = True
+    """The caller reads the answer as it comes, and not as a whole at its end."""
     shows_progress: bool = False
     """The caller wants typed events: nodes, tools and sources as they happen."""
 
@@ -126,6 +128,11 @@ class RunContext:
         self._note_answer(model)
         await self.queue.put_text(model, pieces)
 
+    def note_first_token(self) -> None:
+        """The answer has begun, though what came of it may be held back until it is whole."""
+        if self.first_token_at is None:
+            self.first_token_at = time.perf_counter()
+
     def say_from_thread(self, model: str, pieces: list[str]) -> None:
         """The same for a thread, which is not held up: the loop may be waiting for it."""
 
@@ -136,8 +143,7 @@ class RunContext:
         self.loop.call_soon_threadsafe(say)
 
     def _note_answer(self, model: str) -> None:
-        if self.first_token_at is None:
-            self.first_token_at = time.perf_counter()
+        self.note_first_token()
         self.answering_model = model
 
     async def call_for_thread(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

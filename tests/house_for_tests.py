@@ -158,6 +158,8 @@ def parallel_nodes(**nodes: Node) -> Callable[[RouteurChatModel], StateGraph[Any
 
 
 def ask(agent: str | None = "echo", text: str = "Hi", **fields: Any) -> RunRequest:
+    """An agent's answer is read as it comes unless `stream` says otherwise, a model's as a whole."""
+    fields.setdefault("stream", agent is not None)
     return RunRequest(
         agent=agent,
         messages=(Message("user", text),),

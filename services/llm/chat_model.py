@@ -251,20 +251,22 @@ class RouteurChatModel(BaseChatModel):
     async def _whole(self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]) -> ChatResult:
         """The whole message, its text already on its way to the caller."""
         whole = WholeMessage()
-        async with aclosing(self._deltas(messages, stop, bound)) as deltas:
+        async with aclosing(self._deltas(messages, stop, bound, is_whole=True)) as deltas:
             async for delta in deltas:
                 whole.add(delta)
         return ChatResult(generations=[whole.generation()])
 
     def _deltas(
-        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
+        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any], *, is_whole: bool = False
     ) -> AsyncGenerator[Delta]:
         plan, parameters = self._choice(bound)
         parameters.pop("stream", None)
         is_answer = not parameters.pop(NOSTREAM_TAG, False) and "response_format" not in parameters
         rewrite: Rewrite | None = parameters.pop(REWRITE, None)
         run = current_run.get()
-        request = Request(messages, parameters, stop)
+        goes_out = run is not None and is_answer
+        # A node that wants the whole message, for a caller who does not read along, need not be given a broken one.
+        request = Request(messages, parameters, stop, held=is_whole and not (goes_out and run and run.is_streamed))
         if run is not None:
             request.credentials = run.credentials
             request.on_call = run.calls.append
@@ -272,6 +274,7 @@ class RouteurChatModel(BaseChatModel):
         deltas = self.router.stream(plan, request)
         if run is None or not is_answer:
             return deltas if rewrite is None else _rewritten(deltas, rewrite)
+        request.on_first_token = run.note_first_token
         return _said(deltas, run, request, rewrite)
 
 

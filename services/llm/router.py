@@ -3,7 +3,7 @@
 Which candidate is asked, when again, and who stands in for it: `services/llm/failover.py`.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -38,6 +38,9 @@ class Request(Asked):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     stop: list[str] | None = None
     whole: bool = False
+    held: bool = False
+    """The answer is read as a whole: none of it is given before its end, so that a broken one can be made again."""
+    on_first_token: Callable[[], None] = lambda: None
     needs: Sequence[Capability] = ()
     """What a model must be able to do to serve it."""
 
@@ -81,20 +84,22 @@ class Router(Failover[Provider, Request, Delta]):
             whole=asked.whole,
         )
         held: list[Delta] = []
-        started = False
+        spoke = started = False
         try:
             async with aclosing(counted(self._servers[model.provider], call, asked.on_call)) as deltas:
                 async for delta in deltas:
                     if started:
                         yield delta
-                    elif _means_something(delta):
+                        continue
+                    held.append(delta)
+                    if not spoke and _means_something(delta):
+                        spoke = True
+                        asked.on_first_token()
+                    if spoke and not asked.held:
                         started = True
                         asked.model = model
                         for early in held:
                             yield early
-                        yield delta
-                    else:
-                        held.append(delta)
         except ProviderError as error:
             self._health.failed(key, error)
             raise

@@ -87,8 +87,10 @@ class ControlConnection:
         return answer
 
     def _send(self, message: dict[str, Any]) -> None:
-        if not self.closed.is_set():
-            self._writer.write(json.dumps(message).encode() + b"\n")
+        # The process may have died a moment ago, before the reader noticed: uvloop then refuses to write.
+        if not self.closed.is_set() and not self._writer.transport.is_closing():
+            with contextlib.suppress(RuntimeError):
+                self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def _read(self) -> None:
         try:

@@ -117,10 +117,20 @@ async def test_a_failure_after_the_first_token_is_told_inside_the_last_event(
     assert last["metadata"]["pricing"]["total_cost"] > 0
 
 
-async def test_a_failure_in_the_middle_of_a_whole_answer_is_an_error(
+async def test_a_whole_answer_that_broke_in_the_middle_is_made_again(
     client: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    play(provider, [*say("La moi", "tié"), Cut()])
+    play(provider, [*say("La moi", "tié"), Cut()], [*say("Tout", " entier"), *finish()])
+    answer = (await post(client, stream=False)).json()
+    assert answer["response"] == "Tout entier"
+    # Both calls are paid for: the broken one as an estimate.
+    assert answer["metadata"]["impact"]["estimated"] is True
+
+
+async def test_a_whole_answer_that_breaks_each_time_is_an_error(
+    client: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    play(provider, *[[*say("La moi", "tié"), Cut()]] * 3)
     check_error(await post(client, stream=False), 502, "provider_cut")
 
 

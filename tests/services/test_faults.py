@@ -287,7 +287,7 @@ async def test_leaving_a_whole_answer_closes_the_connection_and_its_price_is_not
 
 @each_form
 async def test_leaving_while_another_attempt_is_waited_for_asks_nobody_and_is_counted(form: dict[str, Any]) -> None:
-    busy: list[Step] = [Status(429, {"error": "busy"}, (("Retry-After", "30"),))]
+    busy: list[Step] = [Status(429, {"error": "busy"}, (("Retry-After", "7"),))]
     async with scripted_provider(busy) as faulty, scripted_provider() as good, faulty_house(faulty, good) as house:
 
         def has_failed(house: House) -> bool:
