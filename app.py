@@ -33,6 +33,7 @@ from api.middleware import BodyLimit, RequestBounds
 from api.openai import chat, embeddings, models, transcriptions
 from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
+from api.supervisor_watch import ending_with_supervisor
 from config.catalogue import load_catalogue
 from config.impact_factors import load_impact_factors
 from config.settings import Settings, process_settings
@@ -90,7 +91,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         gc.freeze()
         # A run makes some thousand short-lived objects; looking for cycles after every 700 costs a tenth of its CPU.
         gc.set_threshold(20_000, 20, 20)
-        with draining_on_sigterm(services):
+        with draining_on_sigterm(services), ending_with_supervisor():
             yield
         await stop_jobs(services)  # Before the model that writes a meeting's account.
         if services.local_runtime is not None:

@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     database_pool_size: int = Field(default=8, ge=1)
     database_timeout_s: float = Field(default=3.0, gt=0)
+    database_start_wait_s: float = Field(default=10.0, ge=0)
     ledger_max_pending_bytes: int = Field(default=64_000_000, gt=0)
     ledger_flush_s: float = Field(default=0.2, gt=0)
 

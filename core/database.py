@@ -1,12 +1,13 @@
 """The database: an open pool, a schema that is up to date, and a state that follows the server's ups and downs."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
 import re
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ logger = logging.getLogger("routeur.database")
 
 DatabaseState = Literal["starting", "ready", "down"]
 DatabasePool = AsyncConnectionPool[AsyncConnection[DictRow]]
+StartWait = Callable[[], Awaitable[None]]
 
 MIN_SERVER_VERSION = 150000
 PROBE_S = 1.0
@@ -48,11 +50,25 @@ _FAILURES = (
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
+class _StartingPool(AsyncConnectionPool[AsyncConnection[DictRow]]):
+    """A pool whose users wait, before their first connection, for a database that is still starting."""
+
+    def __init__(self, *arguments: Any, wait_started: StartWait, **options: Any) -> None:
+        self._wait_started = wait_started
+        super().__init__(*arguments, **options)
+
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[DictRow]:  # noqa: ASYNC109 - psycopg's own
+        """As ever, and `timeout` begins once the database has started."""
+        await self._wait_started()
+        return await super().getconn(timeout)
+
+
 class Database:
     """PostgreSQL, the server's own or the one `DATABASE_URL` names. It may be down: `state` says so."""
 
     def __init__(self, settings: Settings) -> None:
         self._timeout_s = settings.database_timeout_s
+        self._start_wait_s = settings.database_start_wait_s
         self._embedded: EmbeddedPostgres | None = None
         if settings.database_url is None:
             self._embedded = EmbeddedPostgres(settings.data_dir / "pg")
@@ -66,6 +82,7 @@ class Database:
         self._state: DatabaseState = "starting"
         self._reason: str | None = "the database is starting"
         self._ready = asyncio.Event()
+        self._started = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._pool = self._create_pool("database", settings.database_pool_size, is_checked=True)
         self._quick_pool = self._create_pool("quick", QUICK_CONNECTIONS, is_checked=False)
@@ -122,8 +139,20 @@ class Database:
             return False
         return True
 
+    async def wait_started(self) -> None:
+        """Returns once it is known whether the database is ready or down, at once but in the first seconds.
+
+        At most DATABASE_START_WAIT_S: a first start makes the database's files, which takes some seconds.
+        """
+        if self._state != "starting" or self._supervisor is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._start_wait_s):
+                await self._started.wait()
+
     async def ping(self) -> None:
         """One round trip. Raises a `psycopg.OperationalError` or a `TimeoutError` when the database is down."""
+        await self.wait_started()
         if self._state != "ready":
             raise psycopg.OperationalError(self._reason or "the database is not ready")
         async with asyncio.timeout(self._timeout_s), self._pool.connection() as connection:
@@ -132,6 +161,7 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[DictRow]]:
         """A connection of the pool. Raises `DatabaseUnavailable` when there is none, or when it breaks meanwhile."""
+        await self.wait_started()
         if self._state != "ready":
             raise DatabaseUnavailable(f"{self._reason or 'the database is not ready'}: try again soon")
         try:
@@ -188,6 +218,7 @@ class Database:
     def _mark(self, state: DatabaseState, reason: str | None, *, detail: str | None = None) -> None:
         changed = state != self._state or reason != self._reason
         self._state, self._reason = state, reason
+        self._started.set()
         if state == "ready":
             self._ready.set()
         else:
@@ -210,7 +241,7 @@ class Database:
         return max(2, math.ceil(self._timeout_s))  # libpq knows whole seconds, two at least.
 
     def _create_pool(self, name: str, max_size: int, *, is_checked: bool) -> DatabasePool:
-        return AsyncConnectionPool(
+        return _StartingPool(
             self._current_uri,  # The embedded server's socket may move when it restarts.
             connection_class=AsyncConnection[DictRow],
             kwargs=self.connection_options() | {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
@@ -222,6 +253,7 @@ class Database:
             check=AsyncConnectionPool.check_connection if is_checked else None,
             name=name,
             open=False,
+            wait_started=self.wait_started,
         )
 
     def connection_options(self) -> dict[str, Any]:

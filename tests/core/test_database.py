@@ -12,7 +12,7 @@ import pytest
 from core import database as database_module
 from core.database import Database
 from core.embedded_postgres import EmbeddedPostgres, status
-from domain.errors import ConfigurationError
+from domain.errors import ConfigurationError, DatabaseUnavailable
 from tests.postgres_for_tests import WAIT_S, Child, Door, settings_for
 
 
@@ -221,3 +221,43 @@ async def test_a_second_database_in_the_same_process_keeps_the_server(data_dir: 
     await second.ping()
     await second.close()
     assert not EmbeddedPostgres(data_dir / "pg").status().running
+
+
+async def test_who_comes_while_the_database_starts_is_served_when_it_is_ready(tmp_path: Path) -> None:
+    """A first start, which makes the server's own PostgreSQL: seconds during which requests come already."""
+    database = Database(settings_for(tmp_path, database_start_wait_s=60.0))
+    await database.open()
+    try:
+        assert database.state == "starting"
+        async with database.connection() as one, database.quick_pool.connection() as another:
+            for connection in (one, another):
+                assert await (await connection.execute("SELECT 1 AS one")).fetchone() == {"one": 1}
+        await database.ping()
+    finally:
+        await database.close()
+
+
+async def test_the_wait_for_a_start_is_bounded(tmp_path: Path) -> None:
+    database = Database(settings_for(tmp_path, database_start_wait_s=0.05))
+    started = asyncio.Event()
+    database._connect = started.wait  # type: ignore[method-assign,assignment]  # It hangs, as a silent host does.
+    await database.open()
+    try:
+        with pytest.raises(DatabaseUnavailable, match="is starting"):
+            async with database.connection():
+                pass
+    finally:
+        await database.close()
+
+
+async def test_a_database_that_is_down_is_not_waited_for(tmp_path: Path) -> None:
+    url = "postgresql://postgres@127.0.0.1:1/none"
+    database = Database(settings_for(tmp_path, url, database_start_wait_s=300.0))
+    await database.open()
+    try:
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable):
+                async with asyncio.timeout(30), database.connection():
+                    pass
+    finally:
+        await database.close()

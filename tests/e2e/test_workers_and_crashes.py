@@ -114,6 +114,21 @@ def test_a_worker_that_is_killed_is_replaced_while_the_other_serves(
     check_each_is_counted_once(two_workers, answered)
 
 
+def test_workers_end_with_a_supervisor_that_is_killed_and_free_the_port(
+    tmp_path: Path, hosted: dict[str, str], provider: ScriptedProvider
+) -> None:
+    play(provider, SCRIPT)
+    with live_server(tmp_path, WORKERS="2", **hosted) as server:
+        ask(server)
+        wait_until(lambda: len(serving_pids(server)) == 2, 90, "both workers serve")
+        pids = serving_pids(server)
+        assert server.process is not None
+        server.process.kill()
+        server.process.wait(30)
+        wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 30, "the workers are gone")
+        server.start(server.port)
+
+
 def test_what_was_answered_before_kill_9_is_in_the_ledger_after_the_next_start(
     tmp_path: Path, hosted: dict[str, str], provider: ScriptedProvider
 ) -> None:
