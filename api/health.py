@@ -25,7 +25,7 @@ READY_EXAMPLE: dict[str, Any] = {
     "dependencies": {
         "server": {"state": "ready", "reason": None},
         "database": {"state": "ready", "reason": None},
-        "ledger": {"state": "ready", "reason": None, "pending_rows": 0, "dropped_rows": 0},
+        "ledger": {"state": "ready", "reason": None, "pending_rows": 0, "memory_rows": 0, "dropped_rows": 0},
         "models": {"state": "ready", "reason": None},
     },
 }
@@ -62,7 +62,8 @@ async def health(services: CurrentServices) -> dict[str, Any]:
 async def ready(services: CurrentServices) -> Response:
     """200 when requests should be sent here, 503 when not, with the state of each dependency.
 
-    Completions keep working while the database is down, and so the answer stays 200 as long as their rows are kept.
+    Completions keep working while the database is down, and while the ledger is `degraded` (the disk takes no rows,
+    they wait in memory) or `dropping` (they are lost): still 200, for a full disk must not take a fleet away.
     """
     dependencies = {
         "server": _state("draining" if services.draining else "ready", None),
@@ -71,8 +72,14 @@ async def ready(services: CurrentServices) -> Response:
         "models": _models(services),
     }
     serving = not services.draining and dependencies["models"]["state"] == "ready"
-    body = {"status": "ready" if serving else "not ready", "dependencies": dependencies}
+    body = {"status": _status(serving, dependencies["ledger"]["state"]), "dependencies": dependencies}
     return json_response(body, 200 if serving else 503)
+
+
+def _status(serving: bool, ledger: str) -> str:
+    if not serving:
+        return "not ready"
+    return ledger if ledger in {"degraded", "dropping"} else "ready"
 
 
 def _state(state: str, reason: str | None) -> dict[str, Any]:
@@ -81,10 +88,12 @@ def _state(state: str, reason: str | None) -> dict[str, Any]:
 
 def _ledger(services: Services) -> dict[str, Any]:
     status = services.ledger.status()
-    waiting = status.pending_rows > 0 and services.database.state != "ready"
-    state = "waiting for the database" if waiting else "ready"
-    figures = {"pending_rows": status.pending_rows, "dropped_rows": status.dropped_rows}
-    return {**_state(state, status.last_error), **figures}
+    figures = {
+        "pending_rows": status.pending_rows,
+        "memory_rows": status.memory_rows,
+        "dropped_rows": status.dropped_rows,
+    }
+    return {**_state(status.state, status.last_error), **figures}
 
 
 def _models(services: Services) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from domain.messages import Message
 from domain.principals import Principal
 from domain.reports import Report
 
-RunStatus = Literal["succeeded", "failed", "cancelled", "interrupted"]
-"""`interrupted`: the graph stopped to ask something, and goes on when its thread is resumed."""
+RunStatus = Literal["succeeded", "failed", "cancelled", "interrupted", "lost"]
+"""`interrupted`: the graph stopped to ask something, and goes on when its thread is resumed. `lost`: its process was
+killed."""
 
 
 ProgressKind = Literal["node", "tool", "sources", "interrupt"]
@@ -148,7 +149,7 @@ class RunRecord:
     input_tokens: int | None
     output_tokens: int | None
     estimated: bool
-    latency_s: float
+    latency_s: float | None
     time_to_first_token_s: float | None
     cost_eur: float | None
     energy_kwh: float | None
@@ -161,6 +162,13 @@ class RunRecord:
 
 
 class RecordsRuns(Protocol):
-    """Where rows go: the ledger. `record` never raises and never waits."""
+    """Where rows go: the ledger. None of these raises or waits."""
 
-    def record(self, record: RunRecord) -> None: ...
+    def begin(self, record: RunRecord) -> None:
+        """Keep the row that is to be stored if the process dies before `record` or `abandon` of the same run."""
+
+    def record(self, record: RunRecord) -> None:
+        """Store the run's row."""
+
+    def abandon(self, run_id: UUID) -> None:
+        """The run that began leaves no row."""

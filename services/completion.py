@@ -29,7 +29,7 @@ from services.graph_run import as_langchain, run_graph
 from services.llm.message import rare_delta, text_of
 from services.llm.router import Request, Router
 from services.own_models import UNKNOWN
-from services.run import Run, finished_event, ledger_row
+from services.run import Run, finished_event, ledger_row, lost_row
 from services.run_context import RunContext, TextBatch, current_run
 from services.threads import DATABASE_FAULTS, Lease, Threads, lost_thread, thread_database_down
 
@@ -94,6 +94,7 @@ class CompletionService:
         context = _context(request, name, model, project)
         run = Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
         run.lease = await self._take_thread(run)
+        self._ledger.begin(lost_row(run))
         task = asyncio.create_task(self._execute(run), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
         task.add_done_callback(lambda _: run.context.queue.close())

@@ -1,7 +1,8 @@
 """The ledger: one row a run, in PostgreSQL; while the database is down, in a journal on disk.
 
-Policy: fails open. Recording never raises and never waits for the database; a row that cannot even be kept on disk is
-dropped and counted.
+Policy: fails open. Recording never raises and never waits for the database. Rows that the disk does not take wait in
+memory, up to a bound; what neither takes is dropped and counted. A run that begins leaves a row too, for a process that
+is killed: `services/ledger_intents.py`.
 """
 
 import asyncio
@@ -9,17 +10,19 @@ import json
 import logging
 import math
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
 
 import orjson
 import psycopg
 
 from core.database import Database
 from domain.runs import RunRecord
-from services.ledger_journal import Journal, read_batch
+from services.ledger_journal import BATCH_BYTES, Journal, JournalClosedError, JournalFullError, read_batch
 
 logger = logging.getLogger("routeur.ledger")
 
@@ -28,6 +31,8 @@ RETRY_S = 1.0
 POLL_S = 0.1
 WRITE_TIMEOUT_S = 30.0
 STOP_S = 5.0
+MEMORY_SHARE = 4
+"""Rows in memory may take a quarter of what those in the journal may."""
 
 # PostgreSQL reads the JSON itself: no parsing and no list of columns here. `*` has the table's own order on both sides.
 _INSERT = """
@@ -43,12 +48,19 @@ _DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
+LedgerState = Literal["ready", "waiting for the database", "degraded", "dropping"]
+"""`degraded`: what is recorded would not survive this process. `dropping`: rows are being lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerStatus:
-    """For readiness and metrics: `pending` waits on disk, `rejected` is set aside, `dropped` is lost."""
+    """For readiness and metrics: `pending` waits on disk or in memory, `rejected` is set aside, `dropped` is lost."""
 
+    state: LedgerState
     pending_rows: int
     pending_bytes: int
+    memory_rows: int
+    """Those of the pending rows that would not survive the process: the disk does not take them."""
     dropped_rows: int
     rejected_rows: int
     last_error: str | None
@@ -64,8 +76,13 @@ class Ledger:
         self._flush_s = flush_s
         self._dropped_rows = 0
         self._rejected_rows = 0
+        self._memory: deque[bytes] = deque()
+        self._memory_bytes = 0
+        self._max_memory_bytes = max_pending_bytes // MEMORY_SHARE
+        self._degraded = False
         self._dropping = False
         self._stopping = False
+        self._stopped = False
         self._last_error: str | None = None
         self._work = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -76,18 +93,40 @@ class Ledger:
         self._writer = asyncio.create_task(self._write_for_ever(), name="ledger writer")
         self._writer.add_done_callback(self._writer_ended)
 
-    def record(self, record: RunRecord) -> None:
-        """Keep one row. Once this returns, the row survives the death of this process."""
+    def begin(self, record: RunRecord) -> None:
+        """Keep the row that a run is to leave if this process dies before the run ends: its status is `lost`."""
+        intents = self._journal.intents
+        if intents is None:
+            return
         try:
-            self._journal.append(_encode(record))
+            intents.begin(record.run_id, _encode(record))
         except (OSError, TypeError, ValueError, RecursionError) as error:
+            self._degrade(error)
+
+    def record(self, record: RunRecord) -> None:
+        """Keep one row. Once this returns, the row survives the death of this process, if the disk takes it."""
+        try:
+            line = _encode(record)
+        except (TypeError, ValueError, RecursionError) as error:
             self._drop(error)
             return
-        if self._dropping:
-            self._dropping = False
-            self._last_error = None
-            logger.warning("the ledger keeps rows again", extra={"dropped_rows": self._dropped_rows})
+        try:
+            self._journal.append(line)
+        except JournalFullError as error:
+            self._drop(error)
+            return
+        except OSError as error:
+            if not self._keep_in_memory(line, error):
+                return
+        else:
+            self._note_recovery()
+        self.abandon(record.run_id)
         self._work.set()
+
+    def abandon(self, run_id: UUID) -> None:
+        """Forget what `begin` kept: the run has left its row, or is none after all."""
+        if self._journal.intents is not None:
+            self._journal.intents.settle(run_id)
 
     async def stop(self) -> None:
         """Write what can be written within a few seconds; the rest stays in the journal for the next start."""
@@ -98,18 +137,37 @@ class Ledger:
             await asyncio.wait({writer}, timeout=STOP_S)
             writer.cancel()
             await asyncio.wait({writer})
+        self._stopped = True
+        self._move_to_journal()
+        while self._memory:
+            self._memory.pop()
+            self._drop(JournalClosedError("the process ends, and neither the disk nor the database takes the row"))
         if self._journal.pending_rows:
             logger.warning("ledger rows wait for the next start", extra={"pending_rows": self._journal.pending_rows})
         self._journal.close()
 
     def status(self) -> LedgerStatus:
         return LedgerStatus(
-            pending_rows=self._journal.pending_rows,
-            pending_bytes=self._journal.pending_bytes,
+            state=self._state(),
+            pending_rows=self._pending_rows,
+            pending_bytes=self._journal.pending_bytes + self._memory_bytes,
+            memory_rows=len(self._memory),
             dropped_rows=self._dropped_rows,
             rejected_rows=self._rejected_rows,
             last_error=self._last_error,
         )
+
+    def _state(self) -> LedgerState:
+        if self._dropping:
+            return "dropping"
+        if self._degraded or self._memory:
+            return "degraded"
+        waiting = self._journal.pending_rows > 0 and self._database.state != "ready"
+        return "waiting for the database" if waiting else "ready"
+
+    @property
+    def _pending_rows(self) -> int:
+        return self._journal.pending_rows + len(self._memory)
 
     async def _write_for_ever(self) -> None:
         """Adopt, write, wait; until stopped, then once more."""
@@ -123,6 +181,11 @@ class Ledger:
                     await self._adopt()
                 if self._database.state == "ready":
                     await self._write_pending()
+                    await self._write_memory()
+                else:
+                    self._move_to_journal()
+                if self._journal.intents is not None:
+                    self._journal.intents.compact()
             except _DATABASE_FAULTS as error:
                 self._note_failure(error)
             if last_time:
@@ -131,7 +194,7 @@ class Ledger:
 
     async def _wait_for_work(self, longest_s: float) -> None:
         """Until rows came and the database can take them. Rows that came together are written together."""
-        if self._journal.pending_rows == 0:
+        if self._pending_rows == 0:
             self._work.clear()
             if self._stopping:
                 return  # `stop` rang while the writer was busy: waiting now would miss it.
@@ -164,6 +227,59 @@ class Ledger:
             if self._last_error is not None and not self._dropping:
                 self._last_error = None
                 logger.info("the ledger writes to the database again")
+
+    async def _write_memory(self) -> None:
+        """The rows that the disk does not take, straight into the database. A row leaves memory once it is there."""
+        while self._memory:
+            lines, size = [], 0
+            for line in self._memory:
+                lines.append(line)
+                size += len(line)
+                if size >= BATCH_BYTES:
+                    break
+            await self._write(lines)
+            for _ in lines:
+                self._memory.popleft()
+            self._memory_bytes -= size
+            self._end_dropping()
+
+    def _move_to_journal(self) -> None:
+        """While the database is down, a disk that takes rows again is where they are safe."""
+        while self._memory:
+            try:
+                self._journal.append(self._memory[0])
+            except OSError:
+                return
+            self._memory_bytes -= len(self._memory.popleft())
+            self._note_recovery()
+
+    def _keep_in_memory(self, line: bytes, error: OSError) -> bool:
+        """Whether there is room for a row that the disk did not take."""
+        if self._stopped or self._memory_bytes + len(line) > self._max_memory_bytes:
+            self._drop(error)
+            return False
+        self._memory.append(line)
+        self._memory_bytes += len(line)
+        self._degrade(error)
+        return True
+
+    def _degrade(self, error: BaseException) -> None:
+        if not self._degraded:
+            self._degraded = True
+            logger.error("ledger degraded: the disk takes no rows, they wait in memory", extra=_describe(error))
+
+    def _note_recovery(self) -> None:
+        """The disk takes rows."""
+        if self._degraded:
+            self._degraded = False
+            logger.warning("ledger journal writes resumed", extra={"memory_rows": len(self._memory)})
+        self._end_dropping()
+
+    def _end_dropping(self) -> None:
+        if self._dropping:
+            self._dropping = False
+            self._last_error = None
+            logger.warning("the ledger keeps rows again", extra={"dropped_rows": self._dropped_rows})
 
     async def _write(self, lines: list[bytes]) -> None:
         """One statement for all; when a row is at fault, halves, down to the row itself."""

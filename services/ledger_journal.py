@@ -6,6 +6,7 @@ whose owner's lock is free belongs to a dead process: whoever takes the lock wri
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -16,11 +17,15 @@ from uuid import uuid4
 
 import orjson
 
+from services.ledger_intents import IntentLog
+
 BATCH_BYTES = 256_000  # About 400 rows: one statement of a few milliseconds.
 SEGMENT_BYTES = 4_000_000  # A busy file is left behind at this size, so that its space comes back.
 REJECTED_NAME = "rejected.jsonl"
 _SEGMENT_NAME = re.compile(r"([0-9a-f]{32})\.(\d{8})\.jsonl")
-_LOCK_NAME = re.compile(r"([0-9a-f]{32})\.lock")
+_LOCK_NAME = re.compile(r"([0-9a-f]{32})\.(?:lock|intents)")
+LOST_SEGMENT = 99_999_999
+"""The number of the file that a dead process's unfinished runs become: it comes after the rows of those that ended."""
 
 
 class JournalFullError(OSError):
@@ -74,6 +79,7 @@ class Journal:
         self._max_bytes = max_bytes
         self._owner: Owner | None = None
         self._live: Segment | None = None
+        self.intents: IntentLog | None = None
         self._segments: list[Segment] = []
         self._next_number = 0
 
@@ -92,12 +98,16 @@ class Journal:
     def open(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = _create_owner(self._directory)
+        intents = None
         try:
+            intents = IntentLog.create(self._directory / f"{owner.name}.intents")
             self._live = self._create_segment(owner)
         except OSError:
+            if intents is not None:
+                intents.close()
             owner.release(unlink=True)
             raise
-        self._owner = owner
+        self._owner, self.intents = owner, intents
         self._segments.append(self._live)
 
     def append(self, line: bytes) -> None:
@@ -110,7 +120,7 @@ class Journal:
         try:
             written = os.write(live.descriptor, line)
             if written != len(line):
-                raise JournalFullError("the disk took a part of a row only")
+                raise OSError(errno.ENOSPC, "the disk took a part of a row only")
         except OSError:
             # A half-written line would spoil the next one.
             with contextlib.suppress(OSError):
@@ -144,12 +154,14 @@ class Journal:
     def adopt_dead(self) -> list[Segment]:
         """Take the files of dead processes, to be given to `add`. Reads them through: call it from a thread."""
         mine = {segment.owner.name for segment in self._segments} | ({self._owner.name} if self._owner else set())
-        adopted: list[Segment] = []
+        adopted: list[list[Segment]] = []
         for name in _owner_names(self._directory) - mine:
             owner = _take_over(self._directory, name)
-            if owner is not None:
-                adopted += _open_segments(self._directory, owner)
-        return sorted(adopted, key=lambda segment: os.fstat(segment.descriptor).st_mtime)
+            if owner is not None and (segments := _open_segments(self._directory, owner)):
+                adopted.append(segments)
+        # The oldest process first; of each, the rows of its runs before what it left of those that it had not ended.
+        adopted.sort(key=lambda segments: os.fstat(segments[0].descriptor).st_mtime)
+        return [segment for segments in adopted for segment in segments]
 
     def add(self, adopted: list[Segment]) -> int:
         """Count adopted files as ours, before our own; how many rows they hold. Files without a row are removed."""
@@ -173,6 +185,8 @@ class Journal:
 
     def close(self) -> None:
         """Release the locks. Files with rows stay, for the next process to adopt."""
+        intents, self.intents = self.intents, None
+        leaves_intents = intents is not None and intents.close()
         if self._live is not None and self._live.size == 0:
             live, self._live = self._live, None
             self._remove(live)
@@ -184,6 +198,8 @@ class Journal:
         self._segments.clear()
         if self._owner is not None:
             owners[id(self._owner)] = self._owner
+            if leaves_intents:
+                left.add(self._owner.name)
         self._owner = None
         for owner in owners.values():
             owner.release(unlink=owner.name not in left)
@@ -254,6 +270,10 @@ def _open_segments(directory: Path, owner: Owner) -> list[Segment]:
     """The files of an owner we took over; its lock goes with the last of them."""
     segments: list[Segment] = []
     try:
+        with contextlib.suppress(FileNotFoundError):
+            lost = directory / f"{owner.name}.{LOST_SEGMENT:08d}.jsonl"
+            (directory / f"{owner.name}.intents").rename(lost)
+        (directory / f"{owner.name}.intents-new").unlink(missing_ok=True)
         for path in sorted(directory.glob(f"{owner.name}.*.jsonl")):
             segments.append(Segment(owner, path, os.open(path, os.O_RDONLY)))
             _measure(segments[-1])

@@ -1,15 +1,18 @@
 """A run while it goes on, and what is left of it: its last event, and its row in the ledger."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from domain.errors import RouteurError
+from domain.messages import Message
 from domain.reports import Report
 from domain.runs import Finished, RunRecord, RunRequest, RunStatus
-from services.accounting.metadata import record_figures
+from services.accounting.metadata import lost_figures, record_figures
 from services.agent_registry import Agent
 from services.graph_run import GraphOutcome
+from services.llm.call_meter import CHARS_PER_TOKEN, TOKENS_PER_MESSAGE
 from services.run_context import RunContext
 from services.threads import Lease
 
@@ -71,3 +74,32 @@ def ledger_row(run: Run, report: Report, status: RunStatus, error: RouteurError 
         time_to_first_token_s=report.time_to_first_token_s,
         **record_figures(report),
     )
+
+
+def lost_row(run: Run) -> RunRecord:
+    """The row that stands if this process dies before the run ends: what the provider was sent is estimated."""
+    request, model = run.request, run.context.model
+    tokens = estimated_prompt_tokens(request.messages)
+    return RunRecord(
+        run_id=run.id,
+        created_at=run.created_at,
+        request_id=request.request_id,
+        subject=request.principal.subject,
+        project_id=request.project_id,
+        agent=request.agent,
+        requested_model=request.model,
+        model=model,
+        stream=request.stream,
+        status="lost",
+        error_code=None,
+        message_count=len(request.messages),
+        latency_s=None,
+        time_to_first_token_s=None,
+        **lost_figures(model, tokens),
+    )
+
+
+def estimated_prompt_tokens(messages: Sequence[Message]) -> int:
+    """As a call that no provider counted is estimated."""
+    chars = sum(len(message.content) for message in messages if isinstance(message.content, str))
+    return chars // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)

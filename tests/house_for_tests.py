@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -38,9 +39,18 @@ class RecordingLedger:
     """Keeps the rows it is given."""
 
     rows: list[RunRecord] = field(default_factory=list)
+    begun: dict[UUID, RunRecord] = field(default_factory=dict)
+    """What would be stored if the process died now."""
+
+    def begin(self, record: RunRecord) -> None:
+        self.begun[record.run_id] = record
 
     def record(self, record: RunRecord) -> None:
+        self.abandon(record.run_id)
         self.rows.append(record)
+
+    def abandon(self, run_id: UUID) -> None:
+        self.begun.pop(run_id, None)
 
 
 @dataclass

@@ -75,6 +75,13 @@ def record_figures(report: Report) -> dict[str, Any]:
     }
 
 
+def lost_figures(model: str, input_tokens: int | None) -> dict[str, Any]:
+    """The same of a run whose process died: what was sent, as an estimate; nothing else is known."""
+    figures = ("output_tokens", "audio_s", "cost_eur", "energy_kwh", "gwp_kgco2eq", "wcf_liters")
+    call = {"model": model, "input_tokens": input_tokens, "output_tokens": None, "status": "lost", "estimated": True}
+    return {**dict.fromkeys(figures), "input_tokens": input_tokens, "estimated": True, "calls": (call,)}
+
+
 def _pricing(price: Price) -> dict[str, Any]:
     return {
         "currency": CURRENCY,

@@ -11,7 +11,7 @@ from domain.runs import RecordsRuns, RunRecord, RunStatus
 from domain.transcripts import Transcript
 from domain.usage import Call
 from services.accounting.accountant import Accountant
-from services.accounting.metadata import record_figures, report_metadata, usage_by_model, usage_tokens
+from services.accounting.metadata import lost_figures, record_figures, report_metadata, usage_by_model, usage_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +37,47 @@ class Accounts:
         """Also of calls that are in other rows: of the agent that wrote a meeting's account."""
         return self._accountant.report(calls, latency_s=latency_s, time_to_first_token_s=None)
 
+    def begin(self, hearing: Hearing, model: str) -> None:
+        """Keep the row that stands if this process dies while the request is served."""
+        self._ledger.begin(_row(hearing, model, "lost", None, lost_figures(model, None), latency_s=None))
+
     def record(
         self, hearing: Hearing, calls: Sequence[Call], status: RunStatus, error_code: str | None, *, latency_s: float
     ) -> None:
         """Leave the row of these calls; of none, none."""
         if not calls:
+            self._ledger.abandon(hearing.run_id)
             return
-        self._ledger.record(
-            RunRecord(
-                run_id=hearing.run_id,
-                created_at=hearing.created_at,
-                request_id=hearing.request_id,
-                subject=hearing.subject,
-                project_id=hearing.project_id,
-                agent=None,
-                requested_model=hearing.requested_model,
-                model=calls[-1].model,
-                stream=False,
-                status=status,
-                error_code=error_code,
-                message_count=0,
-                latency_s=latency_s,
-                time_to_first_token_s=None,
-                **record_figures(self.report(calls, latency_s)),
-            )
-        )
+        figures = record_figures(self.report(calls, latency_s))
+        self._ledger.record(_row(hearing, calls[-1].model, status, error_code, figures, latency_s=latency_s))
+
+
+def _row(
+    hearing: Hearing,
+    model: str,
+    status: RunStatus,
+    error_code: str | None,
+    figures: Mapping[str, Any],
+    *,
+    latency_s: float | None,
+) -> RunRecord:
+    return RunRecord(
+        run_id=hearing.run_id,
+        created_at=hearing.created_at,
+        request_id=hearing.request_id,
+        subject=hearing.subject,
+        project_id=hearing.project_id,
+        agent=None,
+        requested_model=hearing.requested_model,
+        model=model,
+        stream=False,
+        status=status,
+        error_code=error_code,
+        message_count=0,
+        latency_s=latency_s,
+        time_to_first_token_s=None,
+        **figures,
+    )
 
 
 def transcript_json(

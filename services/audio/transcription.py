@@ -156,6 +156,7 @@ class Transcriptions:
         limit_s = self._run_timeout_s
         task = current_task()
         self._going[task] = True
+        self.accounts.begin(hearing, plan.first.id)
         try:
             async with asyncio.timeout(limit_s):
                 transcript = await self._hear(recording, wishes, plan, calls, on_heard)

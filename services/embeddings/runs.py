@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from config.catalogue import ModelEntry
@@ -13,8 +15,9 @@ from domain.reports import Report
 from domain.runs import RecordsRuns, RunRecord, RunStatus
 from domain.usage import Call
 from services.accounting.accountant import Accountant
-from services.accounting.metadata import record_figures
+from services.accounting.metadata import lost_figures, record_figures
 from services.embeddings.service import EmbeddingAnswer, EmbeddingRequest, EmbeddingService
+from services.llm.call_meter import CHARS_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class EmbeddingRuns:
         started = time.perf_counter()
         status: RunStatus = "cancelled"
         error_code: str | None = None
+        self._ledger.begin(_lost_row(run, request))
         try:
             async with asyncio.timeout(self._run_timeout_s):
                 answer = await self._embeddings.embed(request, run.calls.append)
@@ -84,30 +88,48 @@ class EmbeddingRuns:
         finally:
             run.latency_s = time.perf_counter() - started
             # What was refused before any call has consumed nothing, and is no run.
-            if status != "succeeded" and run.calls:
-                self.record(run, status, error_code)
+            if status != "succeeded":
+                if run.calls:
+                    self.record(run, status, error_code)
+                else:
+                    self._ledger.abandon(run.run_id)
         return EmbeddingRun(run.run_id, answer, self.record(run, status, error_code))
 
     def record(self, run: EmbeddingsDone, status: RunStatus = "succeeded", error_code: str | None = None) -> Report:
         """Leave the row of embeddings that were asked for elsewhere: of a document's passages, of a search."""
         report = self._accountant.report(run.calls, latency_s=run.latency_s, time_to_first_token_s=None)
-        self._ledger.record(
-            RunRecord(
-                run_id=run.run_id,
-                created_at=run.created_at,
-                request_id=run.request_id,
-                subject=run.subject,
-                project_id=run.project_id,
-                agent=None,
-                requested_model=run.requested_model,
-                model=run.model,
-                stream=False,
-                status=status,
-                error_code=error_code,
-                message_count=run.texts,
-                latency_s=run.latency_s,
-                time_to_first_token_s=None,
-                **record_figures(report),
-            )
-        )
+        self._ledger.record(_row(run, status, error_code, record_figures(report), latency_s=run.latency_s))
         return report
+
+
+def _lost_row(run: EmbeddingsDone, request: EmbeddingRequest) -> RunRecord:
+    """The row that stands if this process dies before the embeddings are there."""
+    figures = lost_figures(run.model, sum(max(1, len(text) // CHARS_PER_TOKEN) for text in request.texts))
+    return _row(run, "lost", None, figures, latency_s=None)
+
+
+def _row(
+    run: EmbeddingsDone,
+    status: RunStatus,
+    error_code: str | None,
+    figures: Mapping[str, Any],
+    *,
+    latency_s: float | None,
+) -> RunRecord:
+    return RunRecord(
+        run_id=run.run_id,
+        created_at=run.created_at,
+        request_id=run.request_id,
+        subject=run.subject,
+        project_id=run.project_id,
+        agent=None,
+        requested_model=run.requested_model,
+        model=run.model,
+        stream=False,
+        status=status,
+        error_code=error_code,
+        message_count=run.texts,
+        latency_s=latency_s,
+        time_to_first_token_s=None,
+        **figures,
+    )

@@ -12,7 +12,8 @@ import pytest
 from tests.live_server import LiveServer, live_server, wait_until
 from tests.postgres_for_tests import folder
 from tests.provider_thread import play
-from tests.scripted_provider import ScriptedProvider, finish, say
+from tests.raw_client import open_completion, read_until
+from tests.scripted_provider import ScriptedProvider, Stall, finish, say
 
 SCRIPT = [*say("Oui"), *finish(5, 1)]
 
@@ -146,6 +147,22 @@ def test_what_was_answered_before_kill_9_is_in_the_ledger_after_the_next_start(
         server.start()
         check_each_is_counted_once(server, [*answered, *more])
         provider.scripts.clear()
+
+
+def test_a_run_that_a_kill_9_cut_off_is_in_the_ledger_as_lost(
+    tmp_path: Path, hosted: dict[str, str], provider: ScriptedProvider
+) -> None:
+    play(provider, [*say("La moitié"), Stall()])
+    with live_server(tmp_path, **hosted) as server:
+        with open_completion(server, stream=True) as client:
+            read_until(client, b"La moiti")
+            server.kill()
+        server.start()
+        (row,) = server.wait_for_rows(1)
+    assert (row["status"], row["model"], row["subject"], row["stream"]) == ("lost", "gpt-4o", "user", True)
+    assert (row["estimated"], row["input_tokens"]) == (True, 6), "8 characters and a message"
+    assert [row[name] for name in ("output_tokens", "cost_eur", "gwp_kgco2eq", "latency_s")] == [None] * 4
+    assert [call["status"] for call in row["calls"]] == ["lost"]
 
 
 def check_each_is_counted_once(server: LiveServer, answered: list[str]) -> None:

@@ -134,14 +134,17 @@ async def test_killing_the_embedded_server_loses_no_row(data_dir: Path) -> None:
         assert sorted(stored_ids(database.uri)) == sorted(record.run_id for record in records)
 
 
-async def test_recording_outside_start_and_stop_is_counted_and_does_not_raise(tmp_path: Path) -> None:
+async def test_a_row_before_the_start_is_kept_and_one_after_the_stop_is_counted_and_neither_raises(
+    tmp_path: Path,
+) -> None:
     database = Database(settings_for(tmp_path, "postgresql://postgres@127.0.0.1:1/none"))
     ledger = Ledger(database, tmp_path / "ledger", max_pending_bytes=1_000_000, flush_s=0.05)
     ledger.record(a_record())
     await ledger.start()
     await ledger.stop()
     ledger.record(a_record())
-    assert ledger.status().dropped_rows == 2
+    assert (ledger.status().pending_rows, ledger.status().dropped_rows) == (0, 1)
+    assert len(list((tmp_path / "ledger").glob("*.jsonl"))) == 1, "the first waits in the journal"
     await database.close()
 
 

@@ -16,6 +16,7 @@ import pytest
 from services import ledger_journal
 from tests.ledger_for_tests import (
     MOMENT,
+    WAIT_S,
     a_record,
     arrived_ids,
     files_in,
@@ -82,7 +83,7 @@ async def test_kill_9_at_any_moment_loses_no_acknowledged_row_and_doubles_none(
         acknowledged += [UUID(line) for line in [*first, *rest.splitlines()] if len(line) == 36]
     assert len(acknowledged) > 100
     async with opened(tmp_path, database_url) as (ledger, _):
-        await until(lambda: len(files_in(tmp_path)) == 2 and ledger.status().pending_rows == 0)
+        await until(lambda: len(files_in(tmp_path)) == 3 and ledger.status().pending_rows == 0)
     stored = stored_ids(database_url)
     assert set(acknowledged) <= set(stored)
     assert len(stored) == len(set(stored))
@@ -142,48 +143,91 @@ async def test_rows_beyond_the_bound_are_dropped_counted_and_said_once(
         await until_written(ledger)
         ledger.record(a_record())
         await until_written(ledger)
-        assert ledger.status() == dataclasses.replace(now, pending_rows=0, pending_bytes=0, last_error=None)
+        assert now.state == "dropping"
+        assert ledger.status() == dataclasses.replace(
+            now, state="ready", pending_rows=0, pending_bytes=0, last_error=None
+        )
     assert len(stored_ids(database_url)) == now.pending_rows + 1
 
 
-async def test_a_full_disk_drops_rows_leaves_no_half_line_and_passes(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+async def test_rows_that_a_full_disk_does_not_take_wait_in_memory_and_return_to_the_journal(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write = os.write
-    kept = [a_record(), a_record()]
+    records = [a_record() for _ in range(4)]
 
     def half(descriptor: int, content: bytes) -> int:
         return write(descriptor, content[: len(content) // 2])
 
-    def nothing(descriptor: int, content: bytes) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     async with opened(tmp_path, "postgresql://postgres@127.0.0.1:1/none") as (ledger, _):
-        ledger.record(kept[0])
-        for full in (half, nothing):
+        ledger.record(records[0])
+        for full, record in zip((half, nothing), records[1:], strict=False):
             monkeypatch.setattr(os, "write", full)
-            ledger.record(a_record())
+            ledger.record(record)
             monkeypatch.setattr(os, "write", write)
-        assert ledger.status().dropped_rows == 2
-        ledger.record(kept[1])
-        assert ledger.status().pending_rows == 2
+        assert (ledger.status().state, ledger.status().memory_rows) == ("degraded", 2)
+        assert [record.levelname for record in caplog.records if "ledger degraded" in record.message] == ["ERROR"]
+        ledger.record(records[3])
+        assert ledger.status().pending_rows == 4
+        await until(lambda: ledger.status().memory_rows == 0)
+        assert (ledger.status().dropped_rows, ledger.status().state) == (0, "waiting for the database")
     async with opened(tmp_path, database_url) as (ledger, _):
         await until(lambda: len(list((tmp_path / "ledger").glob("*.jsonl"))) == 1)
         await until_written(ledger)
-    assert set(stored_ids(database_url)) == {record.run_id for record in kept}
+    assert set(stored_ids(database_url)) == {record.run_id for record in records}
+
+
+async def test_with_the_database_well_a_full_disk_loses_no_row(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [a_record() for _ in range(100)]
+    async with opened(tmp_path, database_url) as (ledger, database):
+        assert await database.wait_ready(WAIT_S)
+        monkeypatch.setattr(os, "write", nothing)
+        for record in records:
+            ledger.begin(dataclasses.replace(record, status="lost"))
+            ledger.record(record)
+        assert (ledger.status().state, ledger.status().memory_rows) == ("degraded", 100)
+        await until_written(ledger)
+        assert ledger.status().state == "degraded", "the disk is still full"
+        assert set(stored_ids(database_url)) == {record.run_id for record in records}
+        monkeypatch.undo()
+        ledger.record(a_record())
+        await until_written(ledger)
+        assert (ledger.status().state, ledger.status().dropped_rows) == ("ready", 0)
+
+
+async def test_rows_in_memory_are_bounded_and_those_beyond_are_dropped_and_counted(
+    tmp_path: Path, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, door.url, max_pending_bytes=20_000) as (ledger, _):
+        monkeypatch.setattr(os, "write", nothing)
+        for _ in range(100):
+            ledger.record(a_record())
+        now = ledger.status()
+        assert now.state == "dropping"
+        assert 0 < now.pending_bytes <= 5_000
+        assert now.memory_rows + now.dropped_rows == 100
+        await door.open()
+        await until_written(ledger)
+        assert ledger.status().state == "degraded"
+
+
+def nothing(descriptor: int, content: bytes) -> int:
+    """A full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 async def test_a_start_without_room_for_a_journal_is_tried_again(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "ledger").write_text("in the way")
     async with opened(tmp_path, database_url) as (ledger, _):
         ledger.record(a_record())
-        assert ledger.status().dropped_rows == 1
-        assert ledger.status().last_error is not None
+        assert (ledger.status().state, ledger.status().dropped_rows) == ("degraded", 0)
         (tmp_path / "ledger").unlink()
         await until((tmp_path / "ledger").exists)
         ledger.record(a_record())
         await until_written(ledger)
-    assert len(stored_ids(database_url)) == 1
+    assert len(stored_ids(database_url)) == 2
 
 
 async def test_a_corrupt_journal_is_set_aside_and_does_not_block_what_follows(
