@@ -15,10 +15,14 @@ class HttpClient:
         self._proxies: dict[str, str | None] = {}
 
     async def open(self) -> None:
-        """No total timeout, for answers are streams, and no limit on connections, for runs are admitted earlier."""
+        """No total timeout, for answers are streams, and no limit on connections, for runs are admitted earlier.
+
+        The time to connect includes the look-up of the name. Names are the operator's: the system resolves them, with
+        its hosts file and whatever else it knows, and nothing that a caller names does (`core/name_lookup.py`).
+        """
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, resolver=aiohttp.ThreadedResolver()),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=256 * 1024,
         )

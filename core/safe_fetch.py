@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from core.image_signature import canonical_image_type, image_type
+from core.name_lookup import caller_addresses
 from core.public_addresses import is_public
 from domain.errors import FetchRefused
 
@@ -46,12 +47,6 @@ class Fetched:
     content_type: str
 
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
-
-
 @dataclass(frozen=True, slots=True)
 class Network:
     """What a fetch believes about the world. Only tests have another one than `PUBLIC_INTERNET`.
@@ -59,7 +54,7 @@ class Network:
     Port 443 and no other: on 8443 and its like answer the consoles of other machines, seldom anybody's pictures.
     """
 
-    resolve: Resolve = _resolve
+    resolve: Resolve = caller_addresses
     may_connect: Callable[[IpAddress], bool] = is_public
     ports: frozenset[int] = frozenset({443})
     tls: ssl.SSLContext | None = None
