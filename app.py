@@ -120,7 +120,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.add_middleware(
         RequestBounds,
         limit=BodyLimit(settings.max_body_bytes, "MAX_BODY_BYTES"),
-        upload_limits=[documents.upload_limit(settings), recordings.upload_limit(settings)],
+        upload_limits=[documents.upload_limit(settings), recordings.upload_limit(settings), auth.body_limit(settings)],
     )
     return app
 

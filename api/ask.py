@@ -10,9 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from api.deps import BearerCredential, CurrentServices, Services
 from api.errors import request_id_of
+from api.json_body import read_json_object
 from api.json_response import json_response
 from api.native_format import source_of
-from api.openai.body import A_NAME, A_TEXT, SOME_NAMES, check_fields, json_object_of
+from api.openai.body import A_NAME, A_TEXT, SOME_NAMES, check_fields
 from api.openai.model_name import target_of
 from api.run_response import RunResponse
 from api.schemas import answers
@@ -90,7 +91,7 @@ async def ask(
 
     An agent may be given a `project_id`, and `sources` to keep to; what it cites is in the answer's `sources`.
     """
-    body = await json_object_of(request)
+    body = await read_json_object(request)
     check_fields(body, CHECKS)
     question, prompt = body.get("question", ""), body.get("system_prompt", "")
     if not question.strip():

@@ -2,19 +2,32 @@
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
-import orjson
 from fastapi import APIRouter, Header, Request
 from pydantic import ValidationError
 
 from api.deps import CurrentServices, CurrentToken, Services
+from api.json_body import parse_json
+from api.middleware import BodyLimit
 from api.schemas import UNAUTHORIZED, TokenBody, answers
+from config.settings import Settings
 from core.security import DEVELOPMENT_SUBJECT
 from domain.errors import BadRequest, Unauthorized
 
 router = APIRouter(prefix="/auth", tags=["auth"])
+
+MAX_BODY_BYTES = 65_536
+"""Much more than a credential has: this body is read before its sender is known."""
+MAX_FORM_FIELDS = 32
+
+
+def body_limit(settings: Settings) -> BodyLimit:
+    """The bound on the body of a request for a token."""
+    return BodyLimit(min(MAX_BODY_BYTES, settings.max_body_bytes), None, re.compile("/auth/token"))
+
 
 TOKEN_BODY_DOC: dict[str, Any] = {
     "requestBody": {
@@ -97,11 +110,14 @@ async def _find_key(request: Request) -> str | None:
     if not content.strip():
         return None
     if request.headers.get("Content-Type", "").lower().startswith("application/x-www-form-urlencoded"):
-        form = dict(parse_qsl(content.decode("utf-8", "replace")))
+        try:
+            form = dict(parse_qsl(content.decode("utf-8", "replace"), max_num_fields=MAX_FORM_FIELDS))
+        except ValueError as error:
+            raise BadRequest(f"body: at most {MAX_FORM_FIELDS} fields") from error
         if form.get("grant_type", "client_credentials") != "client_credentials":
             raise BadRequest(f"grant_type: {form['grant_type'][:80]!r}; only client_credentials is served")
         return form.get("client_secret") or None
     try:
-        return TokenBody.model_validate(orjson.loads(content)).api_key
-    except (orjson.JSONDecodeError, ValidationError) as error:
+        return TokenBody.model_validate(parse_json(content)).api_key
+    except (BadRequest, ValidationError) as error:
         raise BadRequest('the body must be empty, {"api_key": "…"} or an OAuth2 form') from error

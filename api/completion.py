@@ -1,22 +1,26 @@
 """POST /completion: the native door to every agent."""
 
-from typing import Annotated
+from typing import Any
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.responses import Response
 
 from api.deps import CurrentServices, CurrentToken
 from api.errors import request_id_of
+from api.json_body import TooMuchStructure, read_json
+from api.openai.body import MAX_NAMES
 from api.run_response import StreamedAnswer, WholeAnswer
 from api.schemas import (
-    COMPLETION_EXAMPLES,
+    COMPLETION_REQUEST,
     COMPLETION_RESPONSES,
     UNAUTHORIZED,
     CompletionBody,
     error_example,
 )
 from config.settings import Settings
-from domain.errors import BadRequest, NotSupportedYet
+from domain.errors import BadRequest, InvalidParameter, NotSupportedYet
 from domain.messages import Message
 from domain.principals import Principal
 from domain.runs import RunRequest
@@ -25,6 +29,9 @@ router = APIRouter(tags=["completion"])
 
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 512
+TOO_MANY_LABELS = f"metadata: at most {MAX_LABELS} labels of {MAX_LABEL_CHARS} characters each"
+MAX_FIELDS = 64
+"""Of the body and of each message: more than exist."""
 
 
 @router.post(
@@ -41,21 +48,55 @@ MAX_LABEL_CHARS = 512
         503: error_example("model_unavailable", "model 'gpt-4o' cannot serve now: it needs the setting OPENAI_API_KEY"),
         504: error_example("provider_stalled", "openai sent nothing for 60 s"),
     },
+    openapi_extra=COMPLETION_REQUEST,
 )
-async def complete(
-    body: Annotated[CompletionBody, Body(openapi_examples=COMPLETION_EXAMPLES)],
-    request: Request,
-    caller: CurrentToken,
-    services: CurrentServices,
-) -> Response:
+async def complete(request: Request, caller: CurrentToken, services: CurrentServices) -> Response:
     """Runs the agent on the message, and answers whole or as a stream.
 
     Either form ends with what the run consumed: tokens by model, latency, price in EUR, emissions, equivalences.
     """
+    body = await _body_of(request, services.settings)
     run = _run_request(body, caller.principal, request_id_of(request), services.settings)
     if body.stream:
         return StreamedAnswer(services.completion, run, services.settings.sse_ping_s)
     return WholeAnswer(services.completion, run)
+
+
+async def _body_of(request: Request, settings: Settings) -> CompletionBody:
+    """The body, read after the credential was checked: FastAPI would parse a parameter of its type before that."""
+    try:
+        content = await read_json(request)
+    except (InvalidParameter, TooMuchStructure):
+        raise
+    except BadRequest as error:
+        problem = {"type": "json_invalid", "loc": ("body",), "msg": error.message.removeprefix("body: ")}
+        raise RequestValidationError([problem]) from error
+    if isinstance(content, dict):
+        _check_counts(content, settings)
+    try:
+        return CompletionBody.model_validate(content)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+
+
+def _check_counts(content: dict[str, Any], settings: Settings) -> None:
+    """What is counted before each of it is validated: a problem takes a hundred times the memory of its cause."""
+    if len(content) > MAX_FIELDS:
+        unknown = next(name for name in content if name not in CompletionBody.model_fields)
+        raise InvalidParameter(unknown[:80], "unknown field; see /docs for those that exist")
+    if isinstance(history := content.get("conversation_history"), list):
+        if len(history) > settings.max_history_messages:
+            raise BadRequest(
+                f"conversation_history: {len(history)} messages; "
+                f"at most {settings.max_history_messages} (MAX_HISTORY_MESSAGES)"
+            )
+        for place, message in enumerate(history):
+            if isinstance(message, dict) and len(message) > MAX_FIELDS:
+                raise InvalidParameter(f"conversation_history.{place}", "it has fields that are unknown; see /docs")
+    if isinstance(sources := content.get("sources"), list) and len(sources) > MAX_NAMES:
+        raise InvalidParameter("sources", f"{len(sources)} documents; at most {MAX_NAMES}")
+    if isinstance(labels := content.get("metadata"), dict) and len(labels) > MAX_LABELS:
+        raise BadRequest(TOO_MANY_LABELS)
 
 
 def _run_request(body: CompletionBody, principal: Principal, request_id: str, settings: Settings) -> RunRequest:
@@ -63,19 +104,14 @@ def _run_request(body: CompletionBody, principal: Principal, request_id: str, se
     history = body.conversation_history or []
     if not body.message.strip() and body.resume is None:
         raise BadRequest("message: it is empty; send the text the agent is to answer")
-    if len(history) > settings.max_history_messages:
-        raise BadRequest(
-            f"conversation_history: {len(history)} messages; "
-            f"at most {settings.max_history_messages} (MAX_HISTORY_MESSAGES)"
-        )
     chars = len(body.message) + sum(len(message.content) for message in history)
     if chars > settings.max_message_chars:
         raise BadRequest(
             f"message: {chars} characters with its history; at most {settings.max_message_chars} (MAX_MESSAGE_CHARS)"
         )
     labels = body.metadata or {}
-    if len(labels) > MAX_LABELS or any(len(key) + len(value) > MAX_LABEL_CHARS for key, value in labels.items()):
-        raise BadRequest(f"metadata: at most {MAX_LABELS} labels of {MAX_LABEL_CHARS} characters each")
+    if any(len(key) + len(value) > MAX_LABEL_CHARS for key, value in labels.items()):
+        raise BadRequest(TOO_MANY_LABELS)
     return RunRequest(
         agent=body.agent,
         messages=(*(Message(m.role, m.content) for m in history), Message("user", body.message)),

@@ -19,6 +19,8 @@ from domain.errors import (
     UnknownModel,
 )
 
+MAX_MESSAGE_CHARS = 4_000
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -33,7 +35,11 @@ class Problem:
 
     @classmethod
     def of(cls, error: RouteurError, request_id: str) -> "Problem":
-        return cls(error.status, error.code, error.message, request_id, error=error)
+        message = error.message
+        if len(message) > MAX_MESSAGE_CHARS:
+            # It may quote a caller, a provider or an agent, who may be long.
+            message = f"{message[: MAX_MESSAGE_CHARS - 1]}…"
+        return cls(error.status, error.code, message, request_id, error=error)
 
 
 OPENAI_TYPES: Mapping[int, str] = {

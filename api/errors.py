@@ -10,13 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from api.error_shapes import Problem, shape_of
-from domain.errors import InternalError, ProviderError, RouteurError, UnsupportedMedia
+from api.json_body import short_text
+from domain.errors import InternalError, ProviderError, RouteurError
 
 logger = logging.getLogger("routeur.api")
 
 CODES_OF_STATUS = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 406: "not_acceptable"}
 UNREADABLE_BODY = "body: it cannot be read as JSON in UTF-8"
 RETRY_LATER_S = "5"
+MAX_PROBLEMS = 20
+"""How many fields of a refused body are named."""
+MAX_FIELD_CHARS = 200
+MAX_MESSAGE_CHARS = 500
 
 
 def install_error_answers(app: FastAPI) -> None:
@@ -47,11 +52,11 @@ async def _routeur_error(request: Request, error: Exception) -> Response:
 async def _invalid_body(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    if any(isinstance(problem.get("input"), bytes) for problem in error.errors()):
-        # FastAPI leaves a body that is not declared as JSON as it came.
-        return await _routeur_error(request, _not_json(request))
-    problems = [_field_problem(problem) for problem in error.errors()]
+    found = error.errors()
+    problems = [_field_problem(problem) for problem in found[:MAX_PROBLEMS]]
     message = "; ".join(f"{problem['field']}: {problem['message']}" for problem in problems)
+    if len(found) > MAX_PROBLEMS:
+        message += f"; and {len(found) - MAX_PROBLEMS} more"
     return _answer(request, Problem(400, "invalid_request", message, request_id_of(request), detail=problems))
 
 
@@ -86,29 +91,19 @@ def _answer(request: Request, problem: Problem) -> Response:
     return shape_of(request.scope["path"])(problem)
 
 
-def _not_json(request: Request) -> UnsupportedMedia:
-    sent = request.headers.get("Content-Type")
-    return UnsupportedMedia(f"Content-Type: {(sent or 'none')[:80]!r}; send the body as application/json")
-
-
 def _field_problem(problem: Any) -> dict[str, Any]:
     """One refused field: its name, what is wrong, and the value that was sent, cut short."""
     field = _field_name(problem["loc"])
-    message = str(problem["msg"])
+    message = str(problem["msg"])[:MAX_MESSAGE_CHARS]
     if problem["type"] == "extra_forbidden":
         message = "unknown field; see /docs for those that exist"
     elif problem["type"] == "json_invalid":
-        field, message = "body", f"not valid JSON: {problem.get('ctx', {}).get('error', 'cannot be parsed')}"
+        field = "body"
     elif problem["type"] != "missing":
-        message = f"{message} (got {_short(problem.get('input'))})"
+        message = f"{message} (got {short_text(problem.get('input'))})"
     return {"field": field, "message": message, "type": problem["type"]}
 
 
 def _field_name(location: Sequence[int | str]) -> str:
     parts = [str(part) for part in location if part != "body"]
-    return ".".join(parts) or "body"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return ".".join(parts)[:MAX_FIELD_CHARS] or "body"

@@ -22,14 +22,15 @@ LINGER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """How many bytes a body may have, the setting that says so, and the paths that it is for; `None`: all."""
+    """How many bytes a body may have, the setting that says so or `None`, and the paths that it is for; `None`: all."""
 
     max_bytes: int
-    setting: str
+    setting: str | None
     paths: re.Pattern[str] | None = None
 
     def refusal(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the body is larger than {self.max_bytes} bytes ({self.setting})")
+        setting = "" if self.setting is None else f" ({self.setting})"
+        return PayloadTooLarge(f"the body is larger than {self.max_bytes} bytes{setting}")
 
 
 class RequestBounds:
@@ -68,9 +69,9 @@ class RequestBounds:
         await app(scope, body, send_bounded)
 
     def _limit_of(self, path: str) -> BodyLimit:
-        for uploads in self._upload_limits:
-            if uploads.paths is not None and uploads.paths.fullmatch(path):
-                return uploads
+        for limit in self._upload_limits:
+            if limit.paths is not None and limit.paths.fullmatch(path):
+                return limit
         return self._limit
 
 

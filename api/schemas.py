@@ -83,6 +83,31 @@ COMPLETION_EXAMPLES: dict[str, Any] = {
     },
 }
 
+
+def _inlined(schema: Any, definitions: Any) -> Any:
+    """A schema that stands by itself, as one written into an operation must."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(part, definitions) for name, part in schema.items() if name != "$defs"}
+
+
+_COMPLETION_SCHEMA = CompletionBody.model_json_schema()
+COMPLETION_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _inlined(_COMPLETION_SCHEMA, _COMPLETION_SCHEMA.get("$defs")),
+                "examples": COMPLETION_EXAMPLES,
+            }
+        },
+    }
+}
+
 _METADATA_EXAMPLE: dict[str, Any] = {
     "message_count": 2,
     "usage_by_model": {"gpt-4o": {"input_tokens": 25, "output_tokens": 98, "total_tokens": 123}},

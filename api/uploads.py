@@ -110,6 +110,7 @@ class _Form:
         self._text_bytes = 0
         self._header = b""
         self._headers: dict[bytes, bytes] = {}
+        self._header_bytes = 0
         self._value = b""
         self.filename: str | None = None
         self.is_complete = False
@@ -140,14 +141,15 @@ class _Form:
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
-        self._check_header()
+        self._count_header(end - start)
 
     def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._check_header()
+        self._count_header(end - start)
 
-    def _check_header(self) -> None:
-        if len(self._header) + len(self._value) > MAX_HEADER_BYTES:
+    def _count_header(self, count: int) -> None:
+        self._header_bytes += count
+        if self._header_bytes > MAX_HEADER_BYTES:
             raise BadRequest(f"body: the headers of a part are longer than {MAX_HEADER_BYTES} bytes")
 
     def _on_header_end(self) -> None:
@@ -157,6 +159,7 @@ class _Form:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.pop(b"content-disposition", b""))
         self._headers.clear()
+        self._header_bytes = 0
         name = options.get(b"name", b"").decode("utf-8", "replace")
         self._text = None
         if name != FIELD:

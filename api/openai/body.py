@@ -1,37 +1,17 @@
-"""A request's body as a JSON object, and what it may hold, checked by hand: a model class costs too much here."""
+"""What the fields of a body may hold, checked by hand: a model class costs too much here."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-from fastapi import Request
-from starlette.requests import ClientDisconnect
-
-from domain.errors import BadRequest, InvalidParameter, UnsupportedMedia
+from api.json_body import short_text
+from domain.errors import InvalidParameter
 
 Check = Callable[[Any], bool]
 Checks = Mapping[str, tuple[Check, str]]
 """By field: what holds for its value, and how that is said."""
 
-SHOWN_CHARS = 80
-
-
-async def json_object_of(request: Request) -> dict[str, Any]:
-    """The body of the request. Fields that are null are as good as absent, and left out."""
-    content_type = request.headers.get("content-type", "")
-    if not _is_json(content_type):
-        raise UnsupportedMedia(
-            f"Content-Type: {content_type[:SHOWN_CHARS] or 'none'!r}; send the body as application/json"
-        )
-    try:
-        content = orjson.loads(await request.body())
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"body: not valid JSON: {error}") from error
-    except ClientDisconnect as error:
-        raise BadRequest("body: the client left before it was whole") from error
-    if not isinstance(content, dict):
-        raise BadRequest("body: send a JSON object")
-    return {key: value for key, value in content.items() if value is not None}
+MAX_NAMES = 1_000
+"""In a list of names, such as the documents to keep to."""
 
 
 def check_fields(body: Mapping[str, Any], checks: Checks) -> None:
@@ -39,13 +19,7 @@ def check_fields(body: Mapping[str, Any], checks: Checks) -> None:
     for name, value in body.items():
         check = checks.get(name)
         if check is not None and not check[0](value):
-            raise InvalidParameter(name, f"it must be {check[1]} (got {shown(value)})")
-
-
-def shown(value: Any) -> str:
-    """A value as an error quotes it."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+            raise InvalidParameter(name, f"it must be {check[1]} (got {short_text(value)})")
 
 
 def a_number(low: float, high: float) -> tuple[Check, str]:
@@ -71,12 +45,11 @@ A_NAME: tuple[Check, str] = (
 )
 A_FLAG: tuple[Check, str] = (lambda value: isinstance(value, bool), "true or false")
 SOME_NAMES: tuple[Check, str] = (
-    lambda value: isinstance(value, list) and all(isinstance(one, str) and 0 < len(one) <= 200 for one in value),
-    "a list of strings of 1 to 200 characters",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) <= MAX_NAMES
+        and all(isinstance(one, str) and 0 < len(one) <= 200 for one in value)
+    ),
+    f"a list of at most {MAX_NAMES} strings of 1 to 200 characters",
 )
 AN_OBJECT: tuple[Check, str] = (lambda value: isinstance(value, dict), "an object")
-
-
-def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from api.deps import BearerCredential, CurrentToken, services_of
 from api.errors import request_id_of
-from api.openai.body import json_object_of
+from api.json_body import read_json_object
 from api.openai.chat_answers import StreamedChat, WholeChat
 from api.openai.chat_request import chat_request
 from api.openai.schemas import CHAT_BODY, CHAT_RESPONSES
@@ -28,7 +28,7 @@ async def answer_chat(request: Request) -> Response:
     caller = await _credential(request)
     services = await services_of(request)
     asked = await chat_request(
-        await json_object_of(request),
+        await read_json_object(request),
         request.scope["headers"],
         services,
         principal=caller.principal,

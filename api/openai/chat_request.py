@@ -17,6 +17,10 @@ from domain.runs import RunRequest
 from services.llm.providers.spark_auth import SPARK_PROVIDERS
 
 MAX_CHOICES = 8
+MAX_TOOLS = 1_000
+MAX_STOPS = 64
+MAX_BIASES = 4_096
+"""More of each than any provider takes; counted before each is looked at."""
 WHOLE_64 = 2**63 - 1
 
 FORWARDED = frozenset(
@@ -51,11 +55,13 @@ NOT_FOR_AGENTS = ("tools", "tool_choice", "logprobs", "top_logprobs", "logit_bia
 
 
 def _is_stop(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+    if isinstance(value, list):
+        return len(value) <= MAX_STOPS and all(isinstance(text, str) for text in value)
+    return isinstance(value, str)
 
 
 def _is_tools(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_tool(tool) for tool in value)
+    return isinstance(value, list) and len(value) <= MAX_TOOLS and all(_is_tool(tool) for tool in value)
 
 
 def _is_tool(tool: Any) -> bool:
@@ -100,7 +106,10 @@ CHECKS = {
     "seed": a_whole_number(-WHOLE_64 - 1, WHOLE_64),
     "logprobs": A_FLAG,
     "top_logprobs": a_whole_number(0, 20),
-    "logit_bias": AN_OBJECT,
+    "logit_bias": (
+        lambda value: isinstance(value, dict) and len(value) <= MAX_BIASES,
+        f"an object of at most {MAX_BIASES} tokens",
+    ),
     "parallel_tool_calls": A_FLAG,
     "user": A_TEXT,
     "project_id": A_NAME,
@@ -108,8 +117,11 @@ CHECKS = {
     "thread_id": A_NAME,
     "reasoning_effort": A_TEXT,
     "version": A_TEXT,
-    "stop": (_is_stop, "a string or a list of strings"),
-    "tools": (_is_tools, 'a list of {"type": "function", "function": {"name", "parameters"}}'),
+    "stop": (_is_stop, f"a string or a list of strings, at most {MAX_STOPS}"),
+    "tools": (
+        _is_tools,
+        f'a list of at most {MAX_TOOLS} {{"type": "function", "function": {{"name", "parameters"}}}}',
+    ),
     "tool_choice": (_is_tool_choice, '"none", "auto", "required" or {"type": "function", "function": {"name"}}'),
     "response_format": (
         _is_response_format,

@@ -1,6 +1,7 @@
 """POST /v1/embeddings: texts as vectors, in OpenAI's format."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,9 @@ from starlette.types import Receive, Scope, Send
 
 from api.deps import CurrentServices, CurrentToken
 from api.errors import request_id_of
+from api.json_body import TooMuchStructure, read_json_object, short_text
 from api.json_response import encoded
-from api.openai.body import A_NAME, A_TEXT, a_whole_number, check_fields, is_whole, json_object_of, shown
+from api.openai.body import A_NAME, A_TEXT, a_whole_number, check_fields, is_whole
 from api.openai.consumption import impact_figures
 from api.openai.schemas import EMBEDDINGS_BODY, EMBEDDINGS_RESPONSES
 from api.run_response import RunResponse
@@ -23,6 +25,9 @@ from services.embeddings.runs import EmbeddingRun, EmbeddingRuns
 from services.embeddings.service import EmbeddingRequest
 
 router = APIRouter(prefix="/v1", tags=["openai"])
+
+NO_TOKENS = "tokens are not taken, for each model has its own; send the text"
+BEGINS_WITH_A_TOKEN = re.compile(rb'"input"\s*:\s*\[[\s\[]*\d')
 
 VECTORS_A_TURN = 32
 """How many vectors are written as numbers before other requests have their turn: about 5 ms of work."""
@@ -38,7 +43,7 @@ CHECKS = {
 @router.post("/embeddings", summary="Embed texts", responses=EMBEDDINGS_RESPONSES, openapi_extra=EMBEDDINGS_BODY)
 async def embed(request: Request, caller: CurrentToken, services: CurrentServices) -> Response:
     """One vector a text, of the model that was named and of no other."""
-    body = await json_object_of(request)
+    body = await _body_of(request)
     check_fields(body, CHECKS)
     if "model" not in body:
         raise InvalidParameter("model", "name an embedding model of GET /v1/models")
@@ -76,14 +81,24 @@ class _Embeddings(RunResponse):
         await Response(body, media_type="application/json")(scope, receive, send)
 
 
+async def _body_of(request: Request) -> dict[str, Any]:
+    """The body. One that holds more tokens than are ever parsed is answered as one that holds a few."""
+    try:
+        return await read_json_object(request)
+    except TooMuchStructure as error:
+        if BEGINS_WITH_A_TOKEN.search(await request.body()) is None:
+            raise
+        raise InvalidParameter("input", NO_TOKENS) from error
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
         return tuple(value)
     if isinstance(value, list) and value and all(is_whole(token) or isinstance(token, list) for token in value):
-        raise InvalidParameter("input", "tokens are not taken, for each model has its own; send the text")
-    raise InvalidParameter("input", f"send a string or a list of strings (got {shown(value)})")
+        raise InvalidParameter("input", NO_TOKENS)
+    raise InvalidParameter("input", f"send a string or a list of strings (got {short_text(value)})")
 
 
 async def _data(vectors: list[Vector], *, as_text: bool) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from api.openai.body import shown
+from api.json_body import short_text
 from config.settings import Settings
 from domain.errors import BadRequest, InvalidParameter
 from domain.messages import Content, Message, Role
@@ -35,6 +35,8 @@ OPENAIS_FIELDS = frozenset(
     }
 )
 """What OpenAI's own messages hold; anything else is a vendor's, and goes on to endpoints that are not OpenAI's."""
+MAX_PARTS = 1_000
+"""Of one message: parts of its content, or calls of tools."""
 
 
 async def messages_of(value: Any, settings: Settings) -> tuple[Message, ...]:
@@ -55,10 +57,10 @@ async def messages_of(value: Any, settings: Settings) -> tuple[Message, ...]:
 
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
-        raise InvalidParameter(where, f"a message is an object with `role` and `content` (got {shown(message)})")
+        raise InvalidParameter(where, f"a message is an object with `role` and `content` (got {short_text(message)})")
     role = ROLES.get(role_name) if isinstance(role_name := message.get("role"), str) else None
     if role is None:
-        raise InvalidParameter(f"{where}.role", f"{shown(message.get('role'))} is none of {', '.join(ROLES)}")
+        raise InvalidParameter(f"{where}.role", f"{short_text(message.get('role'))} is none of {', '.join(ROLES)}")
     if role == "user" and isinstance(content := message.get("content"), str) and len(message) == 2:
         return Message(role, content)
     more = _more(message, role, where)
@@ -80,6 +82,7 @@ def _more(message: Mapping[str, Any], role: Role, where: str) -> dict[str, Any]:
     if role == "assistant" and (calls := message.get("tool_calls")):
         if not isinstance(calls, list):
             raise InvalidParameter(f"{where}.tool_calls", "send a list of calls")
+        _check_count(calls, f"{where}.tool_calls")
         more["tool_calls"] = [_tool_call(call, f"{where}.tool_calls.{place}") for place, call in enumerate(calls)]
     return more
 
@@ -103,11 +106,17 @@ def _content(content: Any, role: Role, where: str, *, may_be_absent: bool) -> Co
             return ""
         raise InvalidParameter(f"{where}.content", "it is missing")
     if not isinstance(content, list) or not content:
-        raise InvalidParameter(f"{where}.content", f"send a string or a list of parts (got {shown(content)})")
+        raise InvalidParameter(f"{where}.content", f"send a string or a list of parts (got {short_text(content)})")
+    _check_count(content, f"{where}.content")
     parts = [_part(part, role, f"{where}.content.{place}") for place, part in enumerate(content)]
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return str(parts[0]["text"])
     return parts
+
+
+def _check_count(parts: Sequence[Any], where: str) -> None:
+    if len(parts) > MAX_PARTS:
+        raise InvalidParameter(where, f"{len(parts)} parts; at most {MAX_PARTS}")
 
 
 def _part(part: Any, role: Role, where: str) -> dict[str, Any]:
@@ -122,7 +131,7 @@ def _part(part: Any, role: Role, where: str) -> dict[str, Any]:
         case {"type": "image_url"} if role != "user":
             raise InvalidParameter(where, "only messages of role user hold images")
         case {"type": str(kind)} if kind not in {"text", "image_url"}:
-            raise InvalidParameter(where, f"parts of type {shown(kind)} are not served; send text or image_url")
+            raise InvalidParameter(where, f"parts of type {short_text(kind)} are not served; send text or image_url")
         case _:
             problem = 'send {"type": "text", "text"} or {"type": "image_url", "image_url": {"url"}}'
             raise InvalidParameter(where, problem)

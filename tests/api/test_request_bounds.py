@@ -88,9 +88,10 @@ async def test_an_upload_of_many_times_the_limit_still_reads_its_refusal(server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         body = b"x" * 3_000_000
         length = b"Content-Length: %d" % len(body) if declared else b"Transfer-Encoding: chunked"
-        writer.write(
-            b"POST /completion HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + length + b"\r\n\r\n"
-        )
+        # A caller without a credential is refused before anything of the body is read.
+        credential = b"Authorization: Bearer " + server.token().encode()
+        head = [b"POST /completion HTTP/1.1", b"Host: a", b"Content-Type: application/json", credential, length]
+        writer.write(b"\r\n".join([*head, b"", b""]))
         framed = body if declared else b"%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
         try:
             async with asyncio.timeout(60):
