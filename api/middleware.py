@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_shapes import Problem, shape_of
-from domain.errors import PayloadTooLarge
+from domain.errors import PayloadTooLarge, UnsupportedMedia
 
 REQUEST_ID_HEADER = b"x-request-id"
 CLOSE = (b"connection", b"close")
@@ -66,6 +66,8 @@ class RequestBounds:
         if _declared_length(headers.get(b"content-length")) > limit.max_bytes:
             body.is_too_large = True
             app = shape_of(scope["path"])(Problem.of(limit.refusal(), request_id))
+        elif headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            app = shape_of(scope["path"])(Problem.of(_encoded(headers[b"content-encoding"]), request_id))
         await app(scope, body, send_bounded)
 
     def _limit_of(self, path: str) -> BodyLimit:
@@ -113,6 +115,11 @@ def _accepted(value: bytes | None) -> str | None:
     if value is None or not 0 < len(value) <= MAX_REQUEST_ID or not all(32 < byte < 127 for byte in value):
         return None
     return value.decode("ascii")
+
+
+def _encoded(encoding: bytes) -> UnsupportedMedia:
+    name = encoding[:80].decode("latin-1")
+    return UnsupportedMedia(f"Content-Encoding: {name!r}; send the body as it is, without an encoding")
 
 
 def _declared_length(value: bytes | None) -> int:

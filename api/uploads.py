@@ -27,6 +27,8 @@ MAX_HEADER_BYTES = 16_384
 MAX_TEXT_BYTES = 32_768
 PART_BYTES = 256
 """What a part takes here besides its name and its text."""
+MAX_BOUNDARY_BYTES = 256
+"""The parser's own bound. RFC 2046 allows 70."""
 ENVELOPE_BYTES = 65_536
 """What a multipart body may hold besides the file: boundaries, the headers of its parts, and text fields."""
 
@@ -256,4 +258,6 @@ def _boundary(request: Request) -> bytes:
         )
     if not (boundary := options.get(b"boundary")):
         raise BadRequest("Content-Type: multipart/form-data needs its boundary")
+    if len(boundary) > MAX_BOUNDARY_BYTES:
+        raise BadRequest(f"Content-Type: the boundary has {len(boundary)} bytes; at most {MAX_BOUNDARY_BYTES}")
     return boundary
