@@ -3,7 +3,7 @@
 Started by `runtime.py`. It imports the standard library, xllamacpp and the meter only, to be ready in a second.
 
 The control socket speaks one JSON object a line:
-    {"hello": true}  → {"base_url": …, "model": …, "pid": …} once the model is loaded, or {"error": …}
+    {"hello": true}  → {"base_url": …, "api_key": …, "model": …, "pid": …} once the model is loaded, or {"error": …}
     {"begin": 7}       a call begins (no answer)
     {"end": 7}       → {"end": 7, "cpu_s": …, "ram_gb_s": …}; both `null` for a call not begun here
     {"goodbye": true} → {"stays": …}: whether other workers keep the process
@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import resource
+import secrets
 import selectors
 import socket
 import struct
@@ -143,14 +144,18 @@ def _send(peer: _Peer, message: dict[str, Any]) -> None:
         raise OSError("the worker does not read")
 
 
-def load(weights: Path, *, model: str, context_tokens: int, parallel: int) -> Any:
-    """llama.cpp serving these weights; the caller keeps the reference. Raises `RuntimeError` when it cannot."""
+def load(weights: Path, *, model: str, context_tokens: int, parallel: int, api_key: str) -> Any:
+    """llama.cpp serving these weights; the caller keeps the reference. Raises `RuntimeError` when it cannot.
+
+    Loopback is open to every user of the machine: who has not the key is refused.
+    """
     import xllamacpp
 
     cores = usable_cores()
     params = xllamacpp.CommonParams()
     params.model.path = str(weights)
     params.model_alias = {model}
+    params.api_keys = [api_key]
     params.n_ctx = context_tokens * parallel  # llama.cpp divides it between the parallel calls.
     params.n_parallel = parallel
     params.fit_params = False  # The context promised to callers is not quietly reduced.
@@ -230,9 +235,18 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     listener = listen(wanted.socket)
     hello: dict[str, Any] = {"model": wanted.model, "pid": os.getpid()}
+    # Workers learn it through the control socket, which only their user can open.
+    api_key = secrets.token_urlsafe(32)
     try:
-        server = load(wanted.weights, model=wanted.model, context_tokens=wanted.context, parallel=wanted.parallel)
+        server = load(
+            wanted.weights,
+            model=wanted.model,
+            context_tokens=wanted.context,
+            parallel=wanted.parallel,
+            api_key=api_key,
+        )
         hello["base_url"] = f"{server.listening_address}/v1"
+        hello["api_key"] = api_key
     except (RuntimeError, ImportError, OSError, ValueError) as error:
         hello["error"] = f"llama.cpp could not load {wanted.weights.name!r}: {error}"
     meter = SharedMeter(cpu_s=time.process_time, ram_bytes=resident_bytes, clock_s=time.monotonic)

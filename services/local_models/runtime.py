@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import SecretStr
+
 from config.catalogue import ModelEntry
 from config.settings import Settings
 from domain.errors import ConfigurationError, ModelUnavailable
@@ -59,6 +61,7 @@ class LocalRuntime:
             log=settings.data_dir / "logs" / "local-model.log",
         )
         self._base_url: str | None = None
+        self._api_key: SecretStr | None = None
         self._changed = asyncio.Event()
         self._connection: ControlConnection | None = None
         self._child: Child | None = None
@@ -94,6 +97,11 @@ class LocalRuntime:
         if self.state == "ready" and self._base_url is not None:
             return self._base_url
         raise ModelUnavailable(self.reason or f"{self._entry.id} is {self.state}")
+
+    @property
+    def api_key(self) -> SecretStr | None:
+        """What the process asks of its callers, made at its start; `None` while it is not ready."""
+        return self._api_key
 
     @contextlib.asynccontextmanager
     async def metered(self) -> AsyncIterator[Meter]:
@@ -168,6 +176,7 @@ class LocalRuntime:
         if "error" in hello:
             raise ControlClosed(hello["error"])
         self._base_url = hello["base_url"]
+        self._api_key = SecretStr(hello["api_key"])
         logger.info("local model ready", extra={"model": self._entry.id, "model_pid": hello["pid"]})
         self._become("ready", None)
 
@@ -193,7 +202,7 @@ class LocalRuntime:
 
     def _become(self, state: State, reason: str | None) -> None:
         if state != "ready":
-            self._base_url = None
+            self._base_url = self._api_key = None
         self.state, self.reason = state, reason
         self._changed.set()
         self._changed = asyncio.Event()

@@ -48,7 +48,7 @@ class Local:
         adapter = self._adapters.get(call.model.id)
         if adapter is None:
             adapter = self._adapters[call.model.id] = openai_adapter(call.model.name_on_wire, is_openai=False)
-        endpoint = openai_endpoint(self.name, base_url, None, self.stall_timeout_s)
+        endpoint = openai_endpoint(self.name, base_url, runtime.api_key, self.stall_timeout_s)
         try:
             async with (
                 runtime.metered() as meter,

@@ -95,18 +95,25 @@ class Answer:
     model: str
 
 
-async def ask(url: str, max_tokens: int = 24) -> Answer:
-    async with httpx.AsyncClient(timeout=90) as client:
+def key_of(local: LocalRuntime) -> dict[str, str]:
+    assert local.api_key is not None
+    return {"Authorization": f"Bearer {local.api_key.get_secret_value()}"}
+
+
+async def ask(local: LocalRuntime, max_tokens: int = 24, *, within_s: float = READY_TIMEOUT_S) -> Answer:
+    url = await local.base_url(within_s)
+    async with httpx.AsyncClient(timeout=90, headers=key_of(local)) as client:
         response = await client.post(f"{url}/chat/completions", json=question(max_tokens))
     response.raise_for_status()
     body = response.json()
     return Answer(body["choices"][0]["message"]["content"], body["model"])
 
 
-async def ask_streaming(url: str) -> str:
+async def ask_streaming(local: LocalRuntime) -> str:
     pieces: list[str] = []
+    url = await local.base_url(READY_TIMEOUT_S)
     async with (
-        httpx.AsyncClient(timeout=90) as client,
+        httpx.AsyncClient(timeout=90, headers=key_of(local)) as client,
         client.stream("POST", f"{url}/chat/completions", json=question(stream=True)) as response,
     ):
         async for line in response.aiter_lines():
@@ -116,6 +123,25 @@ async def ask_streaming(url: str) -> str:
     return "".join(pieces)
 
 
+async def test_its_port_asks_for_a_key_that_is_made_at_each_start(settings: Settings) -> None:
+    """Loopback is open to every user and every page of this machine."""
+    async with running(settings) as first:
+        url = await first.base_url(READY_TIMEOUT_S)
+        first_key = key_of(first)
+        async with running(settings) as second, httpx.AsyncClient(timeout=90) as client:
+            await second.base_url(WAIT_S)
+            assert key_of(second) == first_key
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": ""}):
+                for path in ("/chat/completions", "/completions", "/embeddings"):
+                    answer = await client.post(f"{url}{path}", json=question(), headers=headers)
+                    assert answer.status_code in {401, 403}, (path, answer.text)
+        process = psutil.Process(await pid_of(first))
+        assert first_key["Authorization"].partition(" ")[2] not in " ".join(process.cmdline())
+    async with running(settings) as third:
+        await third.base_url(READY_TIMEOUT_S)
+        assert key_of(third) != first_key
+
+
 async def test_it_starts_in_the_background_answers_and_leaves_nothing_behind(settings: Settings) -> None:
     async with running(settings) as local:
         assert local.state == "starting"
@@ -123,9 +149,9 @@ async def test_it_starts_in_the_background_answers_and_leaves_nothing_behind(set
         assert (local.state, local.reason) == ("ready", None)
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/v1")
-        whole = await ask(url)
+        whole = await ask(local)
         assert whole.model == TINY_MODEL
-        assert await ask_streaming(url) == whole.text
+        assert await ask_streaming(local) == whole.text
         pid = await pid_of(local)
         socket = local._plan.socket
         assert socket.stat().st_mode & 0o777 == 0o600
@@ -137,12 +163,12 @@ async def test_it_starts_in_the_background_answers_and_leaves_nothing_behind(set
 
 async def test_concurrent_calls_share_the_cpu_time_of_the_process_and_nothing_is_lost(settings: Settings) -> None:
     async with running(settings) as local:
-        url = await local.base_url(READY_TIMEOUT_S)
+        await local.base_url(READY_TIMEOUT_S)
         model = psutil.Process(await pid_of(local))
 
         async def measured(max_tokens: int) -> LocalWork:
             async with local.metered() as meter:
-                await ask(url, max_tokens)
+                await ask(local, max_tokens)
             assert meter.work is not None
             return meter.work
 
@@ -157,14 +183,14 @@ async def test_concurrent_calls_share_the_cpu_time_of_the_process_and_nothing_is
 
 async def test_a_call_that_is_given_up_is_still_metered(settings: Settings) -> None:
     async with running(settings) as local:
-        url = await local.base_url(READY_TIMEOUT_S)
+        await local.base_url(READY_TIMEOUT_S)
         model = psutil.Process(await pid_of(local))
         meters = []
 
         async def call() -> None:
             async with local.metered() as meter:
                 meters.append(meter)
-                await ask(url, 1000)
+                await ask(local, 1000)
 
         task = asyncio.create_task(call())
         before = sum(model.cpu_times()[:2])
@@ -182,13 +208,13 @@ async def test_two_workers_share_one_process_and_the_last_to_leave_ends_it(setti
             pids = {await pid_of(first), await pid_of(second)}
             assert len(pids) == 1
             async with first.metered() as one, second.metered() as other:
-                await ask(await second.base_url(WAIT_S), 128)
+                await ask(second, 128, within_s=WAIT_S)
             assert one.work is not None
             assert other.work is not None
             assert one.work.cpu_s == pytest.approx(other.work.cpu_s, rel=0.2)
         assert not is_gone(next(iter(pids)))
         assert first.state == "ready"
-        await ask(await first.base_url(WAIT_S))
+        await ask(first, within_s=WAIT_S)
     await until(lambda: is_gone(next(iter(pids))), WAIT_S)
 
 
@@ -199,7 +225,7 @@ async def test_the_starter_may_leave_before_the_others(settings: Settings) -> No
     async with running(settings) as second:
         assert await pid_of(second) == pid
         await first.stop()
-        await ask(await second.base_url(WAIT_S))
+        await ask(second, within_s=WAIT_S)
         assert not is_gone(pid)
     await until(lambda: is_gone(pid), WAIT_S)
     os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 — let go while it served the other: ours to reap, and over.
@@ -210,19 +236,19 @@ async def test_a_killed_process_is_restarted_and_the_call_in_flight_is_not_meter
 ) -> None:
     monkeypatch.setattr(runtime, "RESTART_DELAYS_S", (3.0, 3.0))
     async with running(settings) as local:
-        url = await local.base_url(READY_TIMEOUT_S)
+        await local.base_url(READY_TIMEOUT_S)
         pid = await pid_of(local)
         async with local.metered() as meter:
-            call = asyncio.create_task(ask(url, 1000))
+            call = asyncio.create_task(ask(local, 1000))
             await asyncio.sleep(0.2)
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(httpx.TransportError):
                 await call
         assert meter.work is None
         await until(lambda: local.state == "starting" and "SIGKILL" in (local.reason or ""), WAIT_S)
-        fresh = await local.base_url(READY_TIMEOUT_S)
+        await local.base_url(READY_TIMEOUT_S)
         assert await pid_of(local) != pid
-        assert (await ask(fresh)).text
+        assert (await ask(local)).text
 
 
 async def test_a_killed_server_leaves_no_orphan(settings: Settings, tmp_path: Path) -> None:
@@ -270,7 +296,7 @@ async def test_absent_weights_are_told_with_the_way_out_and_a_later_pull_is_enou
         assert meter.work is None
         link_tiny_model(tmp_path)
         await until(lambda: local.state != "absent", WAIT_S)
-        assert (await ask(await local.base_url(READY_TIMEOUT_S))).text
+        assert (await ask(local)).text
 
 
 async def test_weights_llama_cpp_cannot_read_fail_after_the_last_try_and_say_why(
@@ -317,7 +343,7 @@ async def test_a_deep_data_directory_moves_the_socket_to_a_private_one(
     short.mkdir()
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(short))
     async with running(settings_in(deep)) as local:
-        assert (await ask(await local.base_url(READY_TIMEOUT_S))).text
+        assert (await ask(local)).text
         assert local._plan.socket.is_relative_to(short)
         assert local._plan.socket.parent.stat().st_mode & 0o777 == 0o700
     (short / f"routeur-{os.getuid()}").chmod(0o755)
