@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.deps import BearerCredential, CurrentServices, Services
+from api.development import is_own_host
 from api.errors import request_id_of
 from api.json_body import read_json_object
 from api.json_response import json_response
@@ -76,6 +77,8 @@ class AskCredential(BearerCredential):
         if _is_same(credential, DEMO_KEY):
             if not services.settings.is_development:
                 raise Forbidden("the demonstration key is for development only: ask the operator for an API key")
+            if not is_own_host(request.headers.get("host", ""), services.settings):
+                raise Forbidden("the demonstration key is for this machine only: use localhost, or DEVELOPMENT_HOSTS")
             return Principal(SUBJECT)
         key = services.settings.cygnis_api_key
         if key is not None and _is_same(credential, key.get_secret_value()):

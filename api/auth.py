@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Request
 from pydantic import ValidationError
 
 from api.deps import CurrentServices, CurrentToken, Services
+from api.development import is_development_at_home
 from api.json_body import parse_json
 from api.middleware import BodyLimit
 from api.schemas import UNAUTHORIZED, TokenBody, answers
@@ -52,11 +53,12 @@ TOKEN_BODY_DOC: dict[str, Any] = {
 async def issue_token(
     request: Request, services: CurrentServices, authorization: Annotated[str | None, Header()] = None
 ) -> dict[str, Any]:
-    """A token for later calls. In development no credential is asked; elsewhere an API key is required."""
-    key = _bearer_of(authorization) or await _key_in_body(request, anything_goes=services.settings.is_development)
+    """A token for later calls. In development, on this machine, none is needed for it; elsewhere an API key is."""
+    at_home = is_development_at_home(request, services.settings)
+    key = _bearer_of(authorization) or await _key_in_body(request, anything_goes=at_home)
     subject = services.authenticator.subject_of_api_key(key) if key else None
-    if subject is None and (key or not services.settings.is_development):
-        raise Unauthorized(_refusal(services, key))
+    if subject is None and (key or not at_home):
+        raise Unauthorized(_refusal(request, services, key))
     token = services.authenticator.issue_token(subject or DEVELOPMENT_SUBJECT)
     return {"access_token": token, "token_type": "bearer", "expires_in": services.authenticator.lifetime_s}
 
@@ -73,9 +75,14 @@ async def verify_token(verified: CurrentToken) -> dict[str, Any]:
     return {"valid": True, "user": {**first, **{key: value for key, value in claims.items() if key not in first}}}
 
 
-def _refusal(services: Services, key: str | None) -> str:
+def _refusal(request: Request, services: Services, key: str | None) -> str:
     if key:
         return "the API key is not known"
+    if services.settings.is_development:
+        return (
+            f"Host: {request.headers.get('host', '')[:80]!r} is not a name of this machine: use localhost, add it to "
+            "DEVELOPMENT_HOSTS, or send an API key of API_KEYS"
+        )
     return (
         f"ENVIRONMENT={services.settings.environment} asks for a credential: send an API key of API_KEYS as Bearer, "
         'as JSON {"api_key": "…"} or as OAuth2 client_credentials'

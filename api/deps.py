@@ -68,11 +68,16 @@ class BearerCredential(HTTPBearer):
         super().__init__(description="A token of POST /auth/token, or an API key")
 
     async def __call__(self, request: Request) -> VerifiedToken:  # type: ignore[override]  # Verified, and never `None`.
-        scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
-            raise Unauthorized("send `Authorization: Bearer <token or API key>`; POST /auth/token gives a token")
         services: Services = request.app.state.services
-        return services.authenticator.verify(credential.strip())
+        return verified_caller(request, services)
+
+
+def verified_caller(request: Request, services: Services) -> VerifiedToken:
+    """Who sends this request. Raises `Unauthorized`."""
+    scheme, _, credential = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthorized("send `Authorization: Bearer <token or API key>`; POST /auth/token gives a token")
+    return services.authenticator.verify(credential.strip())
 
 
 CurrentServices = Annotated[Services, Depends(services_of)]

@@ -3,15 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.deps import CurrentServices, Services
+from api.deps import CurrentServices, Services, verified_caller
 from api.json_response import json_response
 from api.schemas import answers
-from domain.errors import ModelUnavailable
+from domain.errors import ModelUnavailable, Unauthorized
 
 router = APIRouter(tags=["health"])
+
+ASK_WITH_A_CREDENTIAL = "send a credential to read why"
 
 HEALTH_EXAMPLE = {
     "status": "healthy",
@@ -59,9 +61,10 @@ async def health(services: CurrentServices) -> dict[str, Any]:
 
 
 @router.get("/ready", summary="Able to serve?", responses=answers(READY_EXAMPLE) | NOT_READY)
-async def ready(services: CurrentServices) -> Response:
+async def ready(request: Request, services: CurrentServices) -> Response:
     """200 when requests should be sent here, 503 when not, with the state of each dependency.
 
+    Reasons name settings, files and addresses: they are for callers with a credential.
     Completions keep working while the database is down, and while the ledger is `degraded` (the disk takes no rows,
     they wait in memory) or `dropping` (they are lost): still 200, for a full disk must not take a fleet away.
     """
@@ -71,6 +74,9 @@ async def ready(services: CurrentServices) -> Response:
         "ledger": _ledger(services),
         "models": _models(services),
     }
+    if not _is_known(request, services):
+        for dependency in dependencies.values():
+            dependency["reason"] = None if dependency["reason"] is None else ASK_WITH_A_CREDENTIAL
     serving = not services.draining and dependencies["models"]["state"] == "ready"
     body = {"status": _status(serving, dependencies["ledger"]["state"]), "dependencies": dependencies}
     return json_response(body, 200 if serving else 503)
@@ -80,6 +86,14 @@ def _status(serving: bool, ledger: str) -> str:
     if not serving:
         return "not ready"
     return ledger if ledger in {"degraded", "dropping"} else "ready"
+
+
+def _is_known(request: Request, services: Services) -> bool:
+    try:
+        verified_caller(request, services)
+    except Unauthorized:
+        return False
+    return True
 
 
 def _state(state: str, reason: str | None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     data_dir: Path = Path("data")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     cors_origins: CommaSeparated = ()
+    # Names besides localhost under which development gives out tokens, such as a container's.
+    development_hosts: CommaSeparated = ()
 
     # Who may call
     jwt_secret_key: SecretStr | None = None
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
     ram_watts_per_gb: float = Field(default=0.392, ge=0)
     usd_eur: float | None = Field(default=None, gt=0)
 
-    @field_validator("cors_origins", "api_keys", "endpoint_keys", "agent_tools", mode="before")
+    @field_validator("cors_origins", "development_hosts", "api_keys", "endpoint_keys", "agent_tools", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -24,7 +24,10 @@ REQUIRED_CLAIMS = ["exp", "iat", "sub", "aud", "iss"]
 KNOWN_DEFAULT_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-change-in-production"}
 )
+ACCESS = "access"
+"""The `type` of the tokens that open the doors; others, such as refresh tokens, are for other uses."""
 MAX_TOKEN_CHARS = 8_192
+MAX_SUBJECT_CHARS = 256
 MAX_REMEMBERED = 10_000
 SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 """A key as long as the digest, or longer (RFC 7518, section 3.2)."""
@@ -59,7 +62,7 @@ class Authenticator:
         now = int(time.time())
         claims = {
             "sub": subject,
-            "type": "access",
+            "type": ACCESS,
             "iss": ISSUER,
             "aud": AUDIENCE,
             "iat": now,
@@ -102,7 +105,12 @@ class Authenticator:
             raise Unauthorized("the token has expired: ask POST /auth/token for a new one") from error
         except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized("the credential is neither a token of this server nor a known API key") from error
-        return VerifiedToken(Principal(subject=str(claims["sub"])), claims, float(claims["exp"]))
+        subject = claims["sub"]
+        if claims.get("type") != ACCESS:
+            raise Unauthorized(f"the credential is a token of type {str(claims.get('type'))[:40]!r}, not of {ACCESS!r}")
+        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_CHARS:
+            raise Unauthorized(f"the token's `sub` must be a text of 1 to {MAX_SUBJECT_CHARS} characters")
+        return VerifiedToken(Principal(subject=subject), claims, float(claims["exp"]))
 
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._pepper, key.encode("utf-8", "surrogatepass"), hashlib.sha256)

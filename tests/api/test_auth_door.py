@@ -113,6 +113,13 @@ def test_a_good_token_made_elsewhere_with_the_same_secret_is_accepted(production
         {"iat": None},
         {"iat": FAR_AWAY},
         {"sub": None},
+        {"sub": ""},
+        {"sub": "s" * 257},
+        {"sub": 7},
+        {"type": None},
+        {"type": "refresh"},
+        {"type": "api_key"},
+        {"type": ["access"]},
         {"aud": None},
         {"aud": "another"},
         {"iss": None},
@@ -124,6 +131,10 @@ def test_a_good_token_made_elsewhere_with_the_same_secret_is_accepted(production
 )
 def test_a_token_whose_claims_do_not_hold_is_refused(production: LiveServer, changed: dict[str, Any]) -> None:
     check_error(verify(production, jwt.encode(claims(**changed), SECRET, "HS256")), 401, "unauthorized")
+
+
+def test_a_subject_may_be_long(production: LiveServer) -> None:
+    assert verify(production, jwt.encode(claims(sub="s" * 256), SECRET, "HS256")).status_code == 200
 
 
 def test_an_expired_token_says_so(production: LiveServer) -> None:

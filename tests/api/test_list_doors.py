@@ -103,7 +103,7 @@ async def test_an_agents_graph_is_drawn_as_svg_for_who_accepts_it(client: httpx.
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/svg+xml"
     assert answer.headers["vary"] == "Accept"
-    assert answer.headers["content-security-policy"] == "default-src 'none'"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     svg = ElementTree.fromstring(answer.text)  # noqa: S314 - our own server's
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
     assert svg.findtext("{*}title") == "V2"
@@ -130,12 +130,24 @@ def test_health_says_who_answers(keyless: LiveServer) -> None:
 
 
 def test_readiness_fails_with_the_reason_when_no_model_can_serve(keyless: LiveServer) -> None:
-    answer = httpx.get(f"{keyless.url}/ready", trust_env=False, timeout=30)
+    headers = {"Authorization": f"Bearer {keyless.token()}"}
+    answer = httpx.get(f"{keyless.url}/ready", headers=headers, trust_env=False, timeout=30)
     assert answer.status_code == 503
     assert answer.json()["status"] == "not ready"
     models = answer.json()["dependencies"]["models"]
     assert models["state"] == "down"
     assert "OPENAI_API_KEY" in models["reason"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+def test_to_strangers_readiness_names_no_path_and_no_key(keyless: LiveServer, headers: dict[str, str]) -> None:
+    answer = httpx.get(f"{keyless.url}/ready", headers=headers, trust_env=False, timeout=30)
+    assert answer.status_code == 503
+    for dependency in answer.json()["dependencies"].values():
+        assert dependency["reason"] in {None, "send a credential to read why"}
+    assert answer.json()["dependencies"]["models"]["reason"]
+    assert "KEY" not in answer.text
+    assert "/" not in answer.text
 
 
 def test_readiness_holds_while_the_database_is_down_and_says_so(server: LiveServer) -> None:
