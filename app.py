@@ -33,6 +33,7 @@ from api.middleware import BodyLimit, RequestBounds
 from api.openai import chat, embeddings, models, transcriptions
 from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
+from api.security_headers import security_headers
 from api.supervisor_watch import ending_with_supervisor
 from config.catalogue import load_catalogue
 from config.impact_factors import load_impact_factors
@@ -104,7 +105,11 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
 
     # The documentation pages carry their own scripts: they work without the internet.
     app: FastAPI = FastAPIOffline(
-        title=settings.api_title, version=settings.api_version, description=DESCRIPTION, lifespan=lifespan
+        title=settings.api_title,
+        version=settings.api_version,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,  # The redirect would go to whatever the Host header says.
     )
     app.state.services = services
     install_error_answers(app)
@@ -121,6 +126,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         RequestBounds,
         limit=BodyLimit(settings.max_body_bytes, "MAX_BODY_BYTES"),
         upload_limits=[documents.upload_limit(settings), recordings.upload_limit(settings), auth.body_limit(settings)],
+        headers=security_headers(is_development=settings.is_development),
     )
     return app
 

@@ -82,8 +82,8 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     logger.error("unexpected failure", exc_info=error, extra={"request_id": request_id})
     message = f"the server failed; its log says why (request {request_id})"
     response = _answer(request, Problem(InternalError.status, InternalError.code, message, request_id))
-    # Starlette calls this handler outside of every middleware: the one that adds the id never sees the answer.
-    response.headers["X-Request-ID"] = request_id
+    # Starlette calls this handler outside of every middleware: the one that adds these never sees the answer.
+    response.raw_headers.extend(request.scope["state"]["answer_headers"])
     return response
 
 

@@ -109,9 +109,8 @@ async def draw_agent(name: str, request: Request, services: CurrentServices, _: 
     if media_type is None:
         raise HTTPException(406, f"graphs are drawn as {MERMAID} or {SVG}")
     drawing = draw_svg(graph, name) if media_type == SVG else draw_mermaid(graph)
-    # An author's names are in it: nothing in a drawing may run or be fetched.
-    headers = {"Vary": "Accept", "Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
-    return Response(drawing, media_type=media_type, headers=headers)
+    # An author's names are in it: nothing in a drawing may run or be fetched, as every answer's headers say.
+    return Response(drawing, media_type=media_type, headers={"Vary": "Accept"})
 
 
 def _model(model: ModelEntry, reason: str | None, listed: ListedPrice | None) -> dict[str, Any]:

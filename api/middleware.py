@@ -1,9 +1,9 @@
-"""What happens to every request before its door: an id, and a bound on its body. Pure ASGI."""
+"""What happens to every request before its door: an id, a bound on its body, headers for its answer. Pure ASGI."""
 
 import asyncio
 import os
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_shapes import Problem, shape_of
-from domain.errors import PayloadTooLarge, UnsupportedMedia
+from api.security_headers import PAGES, POLICY, SECURITY_HEADERS, Header, PagePolicy
+from domain.errors import BadRequest, PayloadTooLarge, RouteurError, UnsupportedMedia
 
 REQUEST_ID_HEADER = b"x-request-id"
 CLOSE = (b"connection", b"close")
@@ -34,12 +35,20 @@ class BodyLimit:
 
 
 class RequestBounds:
-    """Accepts or makes the request's id, returns it on every answer, and refuses bodies over the limit."""
+    """Accepts or makes the request's id, returns it on every answer with `headers`, and refuses what cannot be read."""
 
-    def __init__(self, app: ASGIApp, limit: BodyLimit, upload_limits: Sequence[BodyLimit]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: BodyLimit,
+        upload_limits: Sequence[BodyLimit],
+        headers: tuple[Header, ...] = SECURITY_HEADERS,
+    ) -> None:
         self._app = app
         self._limit = limit
         self._upload_limits = tuple(upload_limits)
+        self._headers = headers
+        self._headers_of_pages = tuple(header for header in headers if header[0] != POLICY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,28 +56,35 @@ class RequestBounds:
             return
         headers = dict(scope["headers"])
         request_id = _accepted(headers.get(REQUEST_ID_HEADER)) or os.urandom(16).hex()
+        path = scope["path"]
+        is_page = path in PAGES
+        added = [(REQUEST_ID_HEADER, request_id.encode()), *(self._headers_of_pages if is_page else self._headers)]
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        id_header = (REQUEST_ID_HEADER, request_id.encode())
-        limit = self._limit_of(scope["path"])
+        state["answer_headers"] = added
+        limit = self._limit_of(path)
         body = _Counted(receive, limit, is_upload=limit is not self._limit and scope["method"] == "POST")
 
         async def send_bounded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], id_header, *([CLOSE] if body.is_too_large else [])]
+                message["headers"] = [*message["headers"], *added, *([CLOSE] if body.is_too_large else [])]
             elif (body.is_too_large or body.is_refused_upload) and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 await body.drain()
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
-        app = self._app
+        app: ASGIApp = PagePolicy(self._app) if is_page else self._app
+        refusal = _refusal(scope, headers)
         if _declared_length(headers.get(b"content-length")) > limit.max_bytes:
             body.is_too_large = True
-            app = shape_of(scope["path"])(Problem.of(limit.refusal(), request_id))
-        elif headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            app = shape_of(scope["path"])(Problem.of(_encoded(headers[b"content-encoding"]), request_id))
-        await app(scope, body, send_bounded)
+            refusal = limit.refusal()
+        if refusal is not None:
+            app = shape_of(path)(Problem.of(refusal, request_id))
+        if scope["method"] == "HEAD":
+            await _answer_head(app, scope, body, send_bounded)
+        else:
+            await app(scope, body, send_bounded)
 
     def _limit_of(self, path: str) -> BodyLimit:
         for limit in self._upload_limits:
@@ -117,9 +133,34 @@ def _accepted(value: bytes | None) -> str | None:
     return value.decode("ascii")
 
 
-def _encoded(encoding: bytes) -> UnsupportedMedia:
-    name = encoding[:80].decode("latin-1")
-    return UnsupportedMedia(f"Content-Encoding: {name!r}; send the body as it is, without an encoding")
+def _refusal(scope: Scope, headers: Mapping[bytes, bytes]) -> RouteurError | None:
+    """Why a request is refused whatever its door."""
+    if b"host" not in headers:
+        # HTTP/1.0, which health checks still speak, does not know it.
+        if scope.get("http_version") != "1.0":
+            return BadRequest("Host: it is missing; HTTP/1.1 needs it")
+    elif len(headers) < len(scope["headers"]) and sum(name == b"host" for name, _ in scope["headers"]) > 1:
+        return BadRequest("Host: it is sent more than once")
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
+        name = encoding[:80].decode("latin-1")
+        return UnsupportedMedia(f"Content-Encoding: {name!r}; send the body as it is, without an encoding")
+    return None
+
+
+async def _answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """As GET, without the body: it ends once its headers are sent, so that a stream is not made for no reader."""
+    is_over = False
+
+    async def send_start(message: Message) -> None:
+        nonlocal is_over
+        if not is_over:
+            is_over = message["type"] == "http.response.start"
+            await send(message)
+            if is_over:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    await app({**scope, "method": "GET"}, receive, send_start)
 
 
 def _declared_length(value: bytes | None) -> int:
