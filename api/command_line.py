@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from api.agents_command import add_agents_command, describe_agents, write_new_agent
+from api.http_protocol import BoundedHttpProtocol
 from config.catalogue import Catalogue, ModelEntry, load_catalogue
 from config.settings import Settings, lending_ends, load_settings
 from core import embedded_postgres
@@ -106,7 +107,7 @@ def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="on",
         access_log=False,

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
 
     # Bounds on a request and on a run
     max_body_bytes: int = Field(default=8_000_000, gt=0)
+    # A sender of headers, or of a body, that is slower than this is cut off.
+    header_timeout_s: float = Field(default=10.0, gt=0)
+    body_idle_timeout_s: float = Field(default=30.0, gt=0)
+    # Connections that one process serves; beyond them only /health and /ready are.
+    max_connections: int = Field(default=2_000, ge=1)
     max_image_bytes: int = Field(default=4_000_000, gt=0)
     image_timeout_s: float = Field(default=10.0, gt=0)
     max_message_chars: int = Field(default=400_000, gt=0)

@@ -12,12 +12,14 @@ RouteurError
 ├── Unauthorized (401)
 ├── Forbidden (403)
 ├── NotFound (404)
+├── RequestTimeout (408)       its sender was too slow
 ├── Conflict (409)
 │   ├── ThreadBusy              another run of the thread is going on
 │   └── ThreadWaits             the thread's last run asked something: it takes `resume`
 ├── PayloadTooLarge (413)
 ├── TooManyJobs (429)          the caller has as many unfinished as one may have
 ├── UnsupportedMedia (415)
+├── HeadersTooLarge (431)
 ├── ProviderError (502)
 │   ├── ProviderRefused        the provider answered with an error status
 │   │   ├── CredentialRefused (401)     it does not know the credential that the caller sent
@@ -33,6 +35,7 @@ RouteurError
 ├── DatabaseUnavailable (503)  what was asked needs the database, and it is down
 ├── StorageFull (507)
 ├── ShuttingDown (503)
+├── TooManyConnections (503)
 ├── RunTimeout (504)
 └── InternalError (500)
 
@@ -107,6 +110,11 @@ class NotFound(RouteurError):
     status = 404
 
 
+class RequestTimeout(RouteurError):
+    code = "request_timeout"
+    status = 408
+
+
 class Conflict(RouteurError):
     code = "conflict"
     status = 409
@@ -133,6 +141,11 @@ class TooManyJobs(RouteurError):
 class UnsupportedMedia(RouteurError):
     code = "unsupported_media_type"
     status = 415
+
+
+class HeadersTooLarge(RouteurError):
+    code = "headers_too_large"
+    status = 431
 
 
 class ProviderError(RouteurError):
@@ -232,6 +245,11 @@ class StorageFull(RouteurError):
 
 class ShuttingDown(RouteurError):
     code = "shutting_down"
+    status = 503
+
+
+class TooManyConnections(RouteurError):
+    code = "too_many_connections"
     status = 503
 
 

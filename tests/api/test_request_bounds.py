@@ -162,7 +162,7 @@ async def test_a_request_id_cannot_add_headers(server: LiveServer) -> None:
 @pytest.mark.parametrize("size", [20_000, 70_000, 1_000_000])
 async def test_huge_headers_do_not_break_the_server(server: LiveServer, size: int) -> None:
     received = await exchange(server, b"GET /health HTTP/1.1\r\nHost: a\r\nX-Big: " + b"x" * size + b"\r\n\r\n")
-    assert not received or received.split(b" ")[1] in {b"200", b"400", b"431"}
+    assert received.split(b" ")[1] == (b"200" if size < 65_536 else b"431")
     async with server.client() as client:
         assert (await client.get("/health")).status_code == 200
 
