@@ -31,7 +31,8 @@ class Crowded(BoundedHttpProtocol):
 
 
 class App:
-    """Reads the body and answers with its length; `/wait` first waits until it is let go; `/deaf` reads late."""
+    """Reads the body and answers with its length; `/wait` first waits until it is let go; `/deaf` reads late;
+    `/refuses` answers without reading."""
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
@@ -42,6 +43,10 @@ class App:
         if scope["path"] in {"/wait", "/deaf"}:
             self.is_waiting.set()
             await self.go.wait()
+        if scope["path"] == "/refuses":
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
         length = 0
         while True:
             message = await receive()
@@ -247,6 +252,24 @@ async def test_a_slow_body_is_cut_off_and_its_application_learns_it(
             await app.was_cut_off.wait()
     finally:
         dripping.cancel()
+        connection.close()
+
+
+async def test_a_body_without_end_that_was_already_refused_is_cut_off(port: int) -> None:
+    connection = await Connection.open(port)
+    await connection.send(b"POST /refuses HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    async def pour() -> None:
+        while True:
+            await connection.send(b"400\r\n" + b"x" * 1024 + b"\r\n")
+            await asyncio.sleep(0.01)
+
+    pouring = asyncio.create_task(pour())
+    try:
+        assert (await connection.answer())[0] == 401
+        assert await connection.rest() == b""
+    finally:
+        pouring.cancel()
         connection.close()
 
 
