@@ -58,6 +58,8 @@ class ConnectionLimits:
     header_timeout_s: float
     body_idle_timeout_s: float
     max_connections: int
+    send_idle_timeout_s: float = 120.0
+    """How long a client may take nothing of an answer that waits for it."""
     is_development: bool = True
 
     @property
@@ -110,6 +112,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._seen = 0
         self._active_at = self._since
         self._window: tuple[float, int] | None = None
+        self._unsent = 0
+        self._taken_at = self._since
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -159,9 +163,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def may_be_closed(self, now: float) -> bool:
         """Between two requests, or slow to begin one: others need its place."""
-        if self._phase == HEAD:
-            return now - self._since > PATIENCE_S and not self._is_answering
-        return self._phase == IDLE and not self._is_answering
+        if self._is_answering or self.transport.get_write_buffer_size():
+            return False
+        return self._phase == IDLE or (self._phase == HEAD and now - self._since > PATIENCE_S)
 
     @property
     def _is_answering(self) -> bool:
@@ -169,6 +173,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def sweep(self, now: float) -> bool:
         """Ends what takes too long; whether it did."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent != self._unsent:
+            self._unsent = unsent
+            self._taken_at = now
+        elif now - self._taken_at > self._limits.send_idle_timeout_s:
+            self.transport.abort()  # To close would wait until the rest is taken.
+            return True
         if self._phase == HEAD:
             return self._sweep_head(now)
         if self._phase == BODY:
