@@ -37,6 +37,8 @@ AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 SUSPICIOUS_DIGITS = b"0" * 19
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64 - 1
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Programs on Windows write it; RFC 8259 (section 8.1) lets readers pass over it."""
 SHOWN_CHARS = 80
 
 
@@ -77,13 +79,13 @@ def parse_json(content: bytes) -> Any:
     if len(content) > HARMLESS_BODY_BYTES:
         _check_structure(content)
     try:
-        value = orjson.loads(content)
+        value = orjson.loads(content.removeprefix(BYTE_ORDER_MARK))
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"body: not valid JSON: {error}") from error
     if content.count(b"[") + content.count(b"{") > MAX_DEPTH:
         _check_depth(value)
     if SUSPICIOUS_DIGITS in content.translate(AS_ZEROS):
-        _check_integers(json.loads(content, parse_int=_integer))
+        _check_integers(json.loads(content.removeprefix(BYTE_ORDER_MARK), parse_int=_integer))
     return value
 
 

@@ -140,11 +140,15 @@ def test_other_numbers_are_what_was_sent(number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff", b'"\\ud800"', b"NaN", b"1e999", b"{} {}", b"[1,]", b"\xef\xbb\xbf{}"]
+    "content", [b"", b"\xff", b'"\\ud800"', b"NaN", b"1e999", b"{} {}", b"[1,]", b"{}\xef\xbb\xbf"]
 )
 def test_what_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(BadRequest, match="not valid JSON"):
         parse_json(content)
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse_json(b'\xef\xbb\xbf{"a": 12345678901234567890}') == {"a": 12345678901234567890}
 
 
 @pytest.mark.parametrize(
