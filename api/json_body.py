@@ -26,8 +26,8 @@ NO_MARKS = bytes(byte for byte in range(256) if byte not in MARKS)
 STRUCTURE_PER_BYTE = 4
 """How many bytes of objects one byte of the body may become, besides the texts."""
 ALWAYS_ALLOWED_BYTES = 4_000_000
-NEVER_ALLOWED_BYTES = 16_000_000
-"""About 140,000 values: more would hold up others for longer than a tenth of a second."""
+NEVER_ALLOWED_BYTES = 12_000_000
+"""About 100,000 values: more would hold up others for longer than a tenth of a second."""
 HARMLESS_BODY_BYTES = ALWAYS_ALLOWED_BYTES // max(BYTES_OF_MARK.values())
 """A body that is allowed whatever it holds."""
 AT_ONCE_BYTES = 200_000
@@ -84,7 +84,7 @@ def parse_json(content: bytes) -> Any:
         raise BadRequest(f"body: not valid JSON: {error}") from error
     if content.count(b"[") + content.count(b"{") > MAX_DEPTH:
         _check_depth(value)
-    if SUSPICIOUS_DIGITS in content.translate(AS_ZEROS):
+    if _has_long_number(content):
         _check_integers(json.loads(content.removeprefix(BYTE_ORDER_MARK), parse_int=_integer))
     return value
 
@@ -139,6 +139,14 @@ def _is_deep(value: Any, most: int) -> bool:
 
 def _parts(parent: Any) -> Any:
     return parent.values() if isinstance(parent, dict) else parent
+
+
+def _has_long_number(content: bytes) -> bool:
+    """Whether a number may have 19 digits or more; in texts, they are common."""
+    if SUSPICIOUS_DIGITS not in content.translate(AS_ZEROS):
+        return False
+    outside = _without_texts(content, most_texts=len(content))
+    return outside is not None and SUSPICIOUS_DIGITS in outside.translate(AS_ZEROS)
 
 
 def _integer(digits: str) -> int | _TooLong:
