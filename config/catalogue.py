@@ -232,6 +232,8 @@ class Endpoint(_Entry):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     base_url: str = Field(pattern=r"^https?://")
     needs_key: bool = False
+    stream_options: bool = True
+    """Where not, usage comes without being asked for, or is estimated."""
 
 
 class Route(_Entry):

@@ -24,6 +24,7 @@ RouteurError
 │   ├── ProviderRefused        the provider answered with an error status
 │   │   ├── CredentialRefused (401)     it does not know the credential that the caller sent
 │   │   ├── CredentialNotAllowed (403)  it knows it, and grants it nothing here
+│   │   ├── InsufficientQuota (429)     the server's account there has nothing left
 │   │   └── ModelNotServed (404)        it serves no such model, or no longer
 │   ├── ProviderUnreachable    no connection
 │   ├── ProviderCut            the answer ended or broke before its finish reason
@@ -193,6 +194,16 @@ class CredentialNotAllowed(ProviderRefused):
 class ModelNotServed(ProviderRefused):
     code = "model_not_served"
     status = 404
+
+
+class InsufficientQuota(ProviderRefused):
+    """The status is OpenAI's own for it; unlike `RateLimitedByProvider`, waiting does not help."""
+
+    code = "insufficient_quota"
+    status = 429
+
+    def __init__(self, message: str, *, upstream_status: int) -> None:
+        super().__init__(message, retryable=False, upstream_status=upstream_status)
 
 
 class ProviderUnreachable(ProviderError):

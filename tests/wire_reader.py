@@ -1,7 +1,7 @@
 """Reads an answer off the wire, over real HTTP: what came, and the error that ended it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -55,10 +55,18 @@ class Answer:
         return "".join(item for item in self.items if isinstance(item, str))
 
 
-async def read(http: HttpClient, base_url: str, *, stall_s: float = 20.0, pause_s: float = 0.0) -> Answer:
+async def read(
+    http: HttpClient,
+    base_url: str,
+    *,
+    stall_s: float = 20.0,
+    pause_s: float = 0.0,
+    where: Endpoint | None = None,
+    payload: Mapping[str, Any] = PAYLOAD,
+) -> Answer:
     answer = Answer()
     try:
-        async with aclosing(stream_events(http, endpoint(base_url, stall_s), PAYLOAD)) as deltas:
+        async with aclosing(stream_events(http, where or endpoint(base_url, stall_s), payload)) as deltas:
             async for delta in deltas:
                 answer.items += flat([delta])
                 await asyncio.sleep(pause_s)

@@ -144,7 +144,7 @@ def _with_its_id(fragment: Mapping[str, Any], seen: set[int]) -> Mapping[str, An
         return fragment
     seen.add(index)
     call_id = fragment.get("id") or f"call_{uuid4().hex}"
-    return {"index": index, "id": call_id, "type": "function", "function": fragment["function"]}
+    return {**fragment, "index": index, "id": call_id, "type": "function"}
 
 
 def _event(content: Mapping[str, Any]) -> bytes:

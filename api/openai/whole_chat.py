@@ -9,6 +9,9 @@ from uuid import uuid4
 from api.openai.consumption import Consumption
 from api.openai.finish_reason import finish_reason_of
 from domain.runs import ModelDelta
+from services.llm.vendor_fields import merged
+
+OWN_KEYS = frozenset({"index", "id", "type", "function"})
 
 
 @dataclass(slots=True)
@@ -17,8 +20,8 @@ class WholeChoice:
 
     index: int
     texts: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What the message says beside its text: reasoning, a refusal, and what only its vendor knows."""
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     logprobs: dict[str, list[Any]] | None = None
     reason: str | None = None
@@ -26,9 +29,7 @@ class WholeChoice:
     def add(self, delta: ModelDelta) -> None:
         """A rare piece."""
         self.reason = delta.finish_reason or self.reason
-        for name, said in (("reasoning_content", self.reasoning), ("refusal", self.refusal)):
-            if text := delta.content.get(name):
-                said.append(text)
+        self.fields = merged(self.fields, {key: delta.content[key] for key in delta.content if key != "tool_calls"})
         for fragment in delta.content.get("tool_calls", ()):
             self._add_to_call(fragment)
         if isinstance(delta.logprobs, Mapping):
@@ -41,13 +42,13 @@ class WholeChoice:
 
     def _message(self) -> dict[str, Any]:
         text = "".join(self.texts)
+        refusal = self.fields.get("refusal")
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": None if not text and (self.calls or self.refusal) else text,
-            "refusal": "".join(self.refusal) or None,
+            "content": None if not text and (self.calls or refusal) else text,
+            "refusal": refusal,
+            **{key: value for key, value in self.fields.items() if key != "refusal"},
         }
-        if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning)
         if self.calls:
             message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
         return message
@@ -56,10 +57,12 @@ class WholeChoice:
         call = self.calls.setdefault(
             fragment["index"], {"id": None, "type": "function", "function": {"name": "", "arguments": ""}}
         )
-        function, more = call["function"], fragment["function"]
+        function, more = call["function"], dict(fragment["function"])
         call["id"] = call["id"] or fragment.get("id") or f"call_{uuid4().hex}"
-        function["name"] += more.get("name", "")
-        function["arguments"] += more.get("arguments", "")
+        function["name"] += more.pop("name", "")
+        function["arguments"] += more.pop("arguments", "")
+        call["function"] = merged(function, more)
+        call |= merged(call, {key: value for key, value in fragment.items() if key not in OWN_KEYS})
 
     def _add_logprobs(self, logprobs: Mapping[str, Any]) -> None:
         gathered = self.logprobs = self.logprobs or {"content": [], "refusal": []}

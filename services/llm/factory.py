@@ -11,6 +11,7 @@ from services.llm.providers.local import Local
 from services.llm.providers.mistral import Mistral
 from services.llm.providers.openai_compatible import OpenAICompatible
 from services.llm.providers.provider import Provider
+from services.llm.providers.quirks import Quirks
 from services.llm.providers.spark import Spark
 from services.llm.providers.spark_auth import SparkCredentials
 from services.llm.providers.spark_http import SparkHttp
@@ -103,6 +104,7 @@ def _endpoint(endpoint: Endpoint, key: SecretStr | None, settings: Settings, htt
         api_key=key,
         stall_timeout_s=settings.provider_stall_timeout_s,
         missing=missing,
+        quirks=Quirks(takes_stream_options=endpoint.stream_options),
     )
 
 

@@ -1,7 +1,7 @@
 """From deltas to LangChain's messages: gathered whole for `ainvoke`, piece by piece for `astream`."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -13,7 +13,9 @@ from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from domain.runs import ModelDelta
-from services.llm.providers.provider import Delta
+from services.llm.providers.provider import AnswerChunk, Delta
+from services.llm.providers.surrogates import encodable
+from services.llm.vendor_fields import CALL_FIELDS, merged, with_fields
 
 
 class WholeMessage:
@@ -37,6 +39,8 @@ class WholeMessage:
         info: dict[str, Any] = {}
         usage: UsageMetadata | None = None
         rest: list[AIMessageChunk] = []
+        fields: dict[str, Any] = {}
+        call_fields: dict[int, dict[str, Any]] = {}
         for chunk in self._chunks:
             info.update(chunk.generation_info or {})
             if isinstance(chunk.message, AIMessageChunk):
@@ -44,7 +48,10 @@ class WholeMessage:
                 usage = chunk.message.usage_metadata or usage
                 # LangChain joins repeated strings of the metadata; ours is gathered in `info`, once.
                 bare: dict[str, Any] = {"content": "", "response_metadata": {}, "usage_metadata": None}
-                rest.append(chunk.message.model_copy(update=bare))
+                rest.append(chunk.message.model_copy(update={**bare, "additional_kwargs": {}}))
+                fields = merged(fields, chunk.message.additional_kwargs)
+            for index, more in _call_fields(chunk).items():
+                call_fields[index] = merged(call_fields.get(index, {}), more)
         joined = add_ai_message_chunks(AIMessageChunk(content=""), *rest)
         calls, invalid_calls = _tool_calls(joined)
         message = AIMessage(
@@ -52,10 +59,24 @@ class WholeMessage:
             tool_calls=calls,
             invalid_tool_calls=invalid_calls,
             usage_metadata=usage,
-            additional_kwargs=joined.additional_kwargs,
+            additional_kwargs=_with_call_fields(fields, joined, call_fields),
             response_metadata=info,
         )
         return ChatGeneration(message=message, generation_info=info)
+
+
+def _call_fields(chunk: ChatGenerationChunk) -> Mapping[int, dict[str, Any]]:
+    return chunk.call_fields if isinstance(chunk, AnswerChunk) else {}
+
+
+def _with_call_fields(
+    fields: dict[str, Any], joined: AIMessageChunk, call_fields: Mapping[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """What the vendor said of the message, and of its tool calls by their ids."""
+    if not call_fields:
+        return fields
+    ids = {fragment["index"]: fragment["id"] for fragment in joined.tool_call_chunks}
+    return {**fields, CALL_FIELDS: {ids[index]: more for index, more in call_fields.items() if ids.get(index)}}
 
 
 def _tool_calls(joined: AIMessageChunk) -> tuple[list[ToolCall], list[InvalidToolCall]]:
@@ -66,8 +87,9 @@ def _tool_calls(joined: AIMessageChunk) -> tuple[list[ToolCall], list[InvalidToo
     for fragment in joined.tool_call_chunks:
         name, text, call_id = fragment["name"] or "", fragment["args"] or "", fragment["id"]
         try:
-            arguments = json.loads(text or "{}", strict=False)
-        except ValueError:
+            # Half a character may be spelt in the arguments' own escapes too.
+            arguments = encodable(json.loads(text or "{}", strict=False))
+        except (ValueError, RecursionError):
             arguments = None
         if isinstance(arguments, dict):
             calls.append(create_tool_call(name=name, args=arguments, id=call_id))
@@ -86,13 +108,13 @@ def text_of(chunk: ChatGenerationChunk) -> list[str]:
 def rare_delta(chunk: ChatGenerationChunk, model: str) -> ModelDelta | None:
     """What a chunk says beside its text, as a delta of OpenAI's shape; `None` when that is nothing."""
     message, info = chunk.message, chunk.generation_info or {}
-    content: dict[str, Any] = {}
-    if reasoning := message.additional_kwargs.get("reasoning_content"):
-        content["reasoning_content"] = reasoning
-    if refusal := message.additional_kwargs.get("refusal"):
-        content["refusal"] = refusal
+    content: dict[str, Any] = dict(message.additional_kwargs)
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
-        content["tool_calls"] = [_fragment(fragment) for fragment in message.tool_call_chunks]
+        fields = _call_fields(chunk)
+        content["tool_calls"] = [
+            with_fields(_fragment(fragment), fields.get(fragment["index"] or 0, {}))
+            for fragment in message.tool_call_chunks
+        ]
     reason, logprobs, extra = info.get("finish_reason"), info.get("logprobs"), info.get("spark")
     if not content and reason is None and logprobs is None and not extra:
         return None
@@ -134,5 +156,10 @@ def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
         tool_call_chunk(name=name, args=args, id=call_id, index=index)
         for index, (name, args, call_id) in enumerate(calls)
     ]
-    chunk = AIMessageChunk(content=message.content, tool_call_chunks=fragments, usage_metadata=message.usage_metadata)
+    chunk = AIMessageChunk(
+        content=message.content,
+        additional_kwargs=message.additional_kwargs,
+        tool_call_chunks=fragments,
+        usage_metadata=message.usage_metadata,
+    )
     return ChatGenerationChunk(message=chunk, generation_info=generation.generation_info)

@@ -1,26 +1,21 @@
-"""Mistral: langchain-mistralai builds the payload and reads the rare chunks, the wire is ours."""
+"""Mistral: langchain-mistralai builds the payload, the wire is ours."""
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.messages import AIMessageChunk
-from langchain_core.outputs import ChatGenerationChunk
 from langchain_mistralai import ChatMistralAI
-from langchain_mistralai.chat_models import _convert_chunk_to_message_chunk
 from pydantic import SecretStr
 
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from domain.errors import BadRequest
 from services.llm.history import restore
+from services.llm.providers.chunk_reader import read_answer
 from services.llm.providers.openai_compatible import openai_endpoint
 from services.llm.providers.provider import Delta, ModelCall
-from services.llm.providers.wire import ask_whole, reading_chunk, stream_events
 
 OUR_NAME_TO_MISTRALS = {"seed": "random_seed", "max_completion_tokens": "max_tokens"}
-FINISH_REASONS = {"model_length": "length"}
 WITHOUT_EFFECT = frozenset(
     {"metadata", "safety_identifier", "service_tier", "store", "stream_options", "top_logprobs", "user"}
 )
@@ -55,22 +50,9 @@ class Mistral:
     def context_tokens(self, model: ModelEntry) -> int:
         return model.context.tokens
 
-    async def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
+    def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
         endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s)
-        place = (-1, "")
-        if call.whole:
-            answer = await ask_whole(self.http, endpoint, self._payload(call))
-            with reading_chunk(self.name):
-                yield _chunk(answer, place)[0]
-            return
-        async with aclosing(stream_events(self.http, endpoint, self._payload(call))) as deltas:
-            async for delta in deltas:
-                if isinstance(delta, list):
-                    yield delta
-                    continue
-                with reading_chunk(self.name):
-                    chunk, place = _chunk(delta, place)
-                yield chunk
+        return read_answer(self.http, endpoint, self._payload(call), whole=call.whole)
 
     def _payload(self, call: ModelCall) -> dict[str, Any]:
         if (reason := self.unsupported_parameter(call.model, call.parameters)) is not None:
@@ -101,22 +83,3 @@ def _parameters(call: ModelCall) -> Mapping[str, Any]:
     if renamed.get("tool_choice") == "required":
         renamed["tool_choice"] = "any"
     return {key: value for key, value in renamed.items() if key not in WITHOUT_EFFECT and key not in REFUSED}
-
-
-def _chunk(parsed: dict[str, Any], place: tuple[int, str]) -> tuple[ChatGenerationChunk, tuple[int, str]]:
-    """A rare chunk as LangChain's, and the place reached among its content blocks."""
-    if not parsed.get("choices"):
-        usage = parsed.get("usage") or {}
-        message = AIMessageChunk(content="", usage_metadata=_usage(usage) if usage else None)
-        return ChatGenerationChunk(message=message), place
-    raw, index, index_type = _convert_chunk_to_message_chunk(parsed, AIMessageChunk, *place, None)
-    reason = parsed["choices"][0].get("finish_reason")
-    info = {"finish_reason": FINISH_REASONS.get(reason, reason), "model_name": parsed.get("model")} if reason else None
-    # The vendor repeats these strings on every chunk, and LangChain joins them: they are sent once, by us.
-    raw.response_metadata = {}
-    return ChatGenerationChunk(message=raw, generation_info=info), (index, index_type)
-
-
-def _usage(usage: Mapping[str, Any]) -> Any:
-    input_tokens, output_tokens = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return {"input_tokens": input_tokens, "output_tokens": output_tokens, "total_tokens": input_tokens + output_tokens}

@@ -1,13 +1,11 @@
 """OpenAI, and every endpoint that speaks its format: langchain-openai builds the payload, the wire is ours."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGenerationChunk
+from langchain_core.messages import BaseMessage
 from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import SecretStr
@@ -15,9 +13,10 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.llm.history import restore
+from services.llm.providers.chunk_reader import read_answer
 from services.llm.providers.provider import Delta, ModelCall
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
+from services.llm.providers.wire import Endpoint, EndpointMemory
 
 
 @dataclass(slots=True)
@@ -36,7 +35,13 @@ class OpenAICompatible:
     is_openai: bool = False
     missing: Callable[[ModelEntry], str | None] = lambda _: None
     context_limit: int | None = None
+    quirks: Quirks = AS_OPENAI
+    _memory: EndpointMemory = field(default_factory=EndpointMemory)
     _adapters: dict[str, BaseChatOpenAI] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if is_openai_itself(self.base_url):
+            self.quirks = replace(self.quirks, refuses_unknown_fields=True)
 
     def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         return self.missing(model)
@@ -48,9 +53,8 @@ class OpenAICompatible:
         return min(model.context.tokens, self.context_limit or model.context.tokens)
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
-        quirks = replace(AS_OPENAI, refuses_unknown_fields=is_openai_itself(self.base_url))
-        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s, quirks)
-        return stream_openai(self.http, endpoint, self._adapter(call.model), call)
+        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s, self.quirks)
+        return stream_openai(self.http, replace(endpoint, memory=self._memory), self._adapter(call.model), call)
 
     def _adapter(self, model: ModelEntry) -> BaseChatOpenAI:
         adapter = self._adapters.get(model.id)
@@ -92,27 +96,11 @@ def openai_endpoint(
     return Endpoint(provider, url, bearer_headers(api_key), stall_timeout_s, quirks)
 
 
-async def stream_openai(
+def stream_openai(
     http: HttpClient, endpoint: Endpoint, adapter: BaseChatOpenAI, call: ModelCall
 ) -> AsyncGenerator[Delta]:
-    """One call over OpenAI's wire: text pieces in batches, rare chunks through the vendor's reader."""
-    payload = openai_payload(adapter, call, endpoint.quirks)
-    if call.whole:
-        answer = await ask_whole(http, endpoint, payload)
-        with reading_chunk(endpoint.provider):
-            whole = openai_chunk(adapter, answer)
-        if whole is not None:
-            yield whole
-        return
-    async with aclosing(stream_events(http, endpoint, payload)) as deltas:
-        async for delta in deltas:
-            if isinstance(delta, list):
-                yield delta
-                continue
-            with reading_chunk(endpoint.provider):
-                chunk = openai_chunk(adapter, delta)
-            if chunk is not None:
-                yield chunk
+    """One call over OpenAI's wire."""
+    return read_answer(http, endpoint, openai_payload(adapter, call, endpoint.quirks), whole=call.whole)
 
 
 def openai_payload(adapter: BaseChatOpenAI, call: ModelCall, quirks: Quirks = AS_OPENAI) -> dict[str, Any]:
@@ -132,18 +120,6 @@ def openai_payload(adapter: BaseChatOpenAI, call: ModelCall, quirks: Quirks = AS
     else:
         payload["stream_options"] = {"include_usage": True}
     return payload
-
-
-def openai_chunk(adapter: BaseChatOpenAI, parsed: dict[str, Any]) -> ChatGenerationChunk | None:
-    """A rare chunk as LangChain's: tool calls, finish reason, usage; also what the vendor drops: reasoning, refusal."""
-    chunk: ChatGenerationChunk | None = adapter._convert_chunk_to_generation_chunk(parsed, AIMessageChunk, None)  # noqa: SLF001 - the vendor's reader of one chunk
-    if chunk is not None and parsed.get("choices"):
-        delta = parsed["choices"][0]["delta"]
-        if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            chunk.message.additional_kwargs["reasoning_content"] = reasoning
-        if refusal := delta.get("refusal"):
-            chunk.message.additional_kwargs["refusal"] = refusal
-    return chunk
 
 
 def bearer_headers(api_key: SecretStr | None) -> Mapping[str, str]:

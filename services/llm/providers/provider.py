@@ -6,9 +6,24 @@ from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk
+from pydantic import Field
 
 from config.catalogue import ModelEntry
 from domain.usage import LocalWork
+from services.llm.providers.usage import Counted
+
+
+class AnswerChunk(ChatGenerationChunk):
+    """A rare chunk with what LangChain's has no place for.
+
+    `counted`: the provider's figures, as far as it gave them. `call_fields`: what only the vendor knows of a tool call
+    (`extra_content`, `provider_specific_fields`), by the call's index; such fields of the message itself are in its
+    `additional_kwargs`.
+    """
+
+    counted: Counted | None = Field(default=None, exclude=True)
+    call_fields: dict[int, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+
 
 Delta = list[str] | ChatGenerationChunk
 """Plain text pieces as they came, or a rare chunk: tool calls, finish reason, usage."""

@@ -18,8 +18,6 @@ class Quirks:
     """Where not, usage comes unasked."""
     gives_finish_reason: bool = True
     """Where not, `[DONE]`, or a whole body with a choice, ends an answer; its provider says why it ended."""
-    numbers_tool_calls: bool = True
-    """Where not, calls may come without `index`, and a lone one outside a list."""
     refuses_unknown_fields: bool = False
     """Whether a message may hold nothing but what OpenAI knows: no reasoning, no field of another vendor's."""
     refusal_in: RefusalIn | None = None

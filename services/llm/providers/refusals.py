@@ -1,7 +1,9 @@
 """What a provider's error answer means for the caller."""
 
 import email.utils
+import json
 import math
+import re
 import time
 from typing import Any
 
@@ -11,6 +13,7 @@ import orjson
 from domain.errors import (
     BadRequest,
     ContextOverflow,
+    InsufficientQuota,
     ModelNotServed,
     ProviderError,
     ProviderRefused,
@@ -18,70 +21,143 @@ from domain.errors import (
     RouteurError,
 )
 from services.llm.providers.quirks import RefusalIn
+from services.llm.providers.surrogates import joined
 
 MAX_ERROR_BYTES = 65_536
 NO_WORDS = "no readable message"
-OVERFLOW_MARKS = (
-    "context_length_exceeded",
-    "maximum context length",
-    "context size",
-    "too many tokens",
-    "exceed_context",
+WORD_KEYS = ("error", "message", "detail", "msg", "error_msg", "error_message", "status_msg", "errors")
+
+OVERFLOW = re.compile(
+    "|".join(
+        (
+            # OpenAI, vLLM, DeepSeek, Mistral, OpenRouter, Ollama; "context window" is the word of newer endpoints.
+            r"context_length_exceeded|exceed_context|context_window_exceeded",
+            r"maximum (context|model|prompt|input)[ _]length|model'?s (maximum )?context length|max_model_len",
+            r"exceeds? (the |its |this |model'?s |available |max |maximum )*(context|prompt)",
+            r"(greater|larger|longer) than (the |its |this |model'?s |available |max |maximum )*context",
+            r"context (size|length|window|limit)s? (is |was |has been )?(exceed|reached|too)",
+            r"available context size|context size has been exceeded",
+            # Anthropic, Bedrock, Fireworks, Yi; Cohere; Gemini; Moonshot; Zhipu; Dashscope.
+            r"(prompt|input|request|conversation|messages?)( is| are|:)? too long",
+            r"too many (input |prompt )?tokens|input token count|maximum number of (input )?tokens",
+            r"exceeded model token limit|prompt exceeds max length|range of input length should be",
+            # Groq and Cerebras; TGI and Together.
+            r"reduce the length of (the|your) (messages|prompt|input)",
+            r"max_new_tokens.{0,3} must be <=|inputs.{0,3} must have less than|too large for model with",
+        )
+    ),
+    re.IGNORECASE,
 )
-"""How OpenAI, vLLM, llama.cpp and Mistral say that the prompt is too long."""
+"""How vendors say that the prompt is too long."""
+
+QUOTA_CODES = frozenset(
+    {
+        "insufficient_quota",
+        "insufficient_user_quota",
+        "exceeded_current_quota_error",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "insufficient_balance",
+        "insufficient_credits",
+    }
+)
+"""Codes of an account that has nothing left: no other try will help, however the status reads."""
+
+NAMES_STREAM_OPTIONS = re.compile(r"stream_options|include_usage", re.IGNORECASE)
+
+
+class StreamOptionsRefused(BadRequest):
+    """The endpoint does not know `stream_options`: the same request without it may be answered."""
 
 
 async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: RefusalIn | None = None) -> RouteurError:
     """The error for an answer whose status is not 200. A refused credential never shows the provider's text."""
     body = await _body_of(response)
-    told = _told(body, response, refusal_in) if refusal_in is not None else None
-    return told or _by_status(provider, response, body)
+    wait_s = retry_after_of(response)
+    parsed = _parsed(body)
+    if refusal_in is not None and (own := refusal_in(parsed, response.status)) is not None:
+        if isinstance(own, ProviderError):
+            own.retry_after_s = wait_s
+        return own
+    return refusal_by_status(provider, response.status, parsed, body.decode("utf-8", "replace"), wait_s)
 
 
-async def refusal_told(response: aiohttp.ClientResponse, refusal_in: RefusalIn) -> RouteurError | None:
-    """The refusal that a vendor's body tells whatever its status."""
-    return _told(await _body_of(response), response, refusal_in)
-
-
-def _by_status(provider: str, response: aiohttp.ClientResponse, body: bytes) -> RouteurError:
-    status = response.status
-    message = _message_of(body)
-    if status == 429:
-        return RateLimitedByProvider(
-            f"{provider} answered 429 (too many requests): {message}",
-            retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
-        )
-    if status in {401, 403}:
-        # The provider's own text may quote a part of the key.
-        return ProviderRefused(
-            f"{provider} refused the server's credential ({status}): the operator must check its key",
-            retryable=False,
+def refusal_by_status(
+    provider: str, status: int, parsed: Any, text: str, retry_after_s: float | None = None
+) -> RouteurError:
+    """What an error status means. `parsed` holds the provider's words, `text` all that it sent."""
+    words = words_of(parsed)
+    if codes_of(parsed) & QUOTA_CODES:
+        return InsufficientQuota(
+            f"{provider} answered {status}: the server's quota there is used up, the operator must check its plan "
+            f"and billing: {words}",
             upstream_status=status,
         )
-    if status == 404 or "model_not_supported" in body.decode("utf-8", "replace"):
-        return ModelNotServed(
-            f"{provider} serves no such model ({status}): {message}", retryable=False, upstream_status=404
+    if status == 429:
+        return RateLimitedByProvider(
+            f"{provider} answered 429 (too many requests): {words}", retry_after_s=retry_after_s
         )
-    if status in {400, 413, 422}:
-        if any(mark in body.decode("utf-8", "replace").lower() for mark in OVERFLOW_MARKS):
-            return ContextOverflow(f"the conversation is too long for the model: {message}")
-        return BadRequest(f"{provider} refused the request ({status}): {message}")
+    if status in {401, 402, 403}:
+        return _refused_account(provider, status, words)
+    if status == 404 or "model_not_supported" in text:
+        return ModelNotServed(
+            f"{provider} serves no such model ({status}): {words}", retryable=False, upstream_status=404
+        )
+    if (refused := _refused_request(provider, status, words, text)) is not None:
+        return refused
     return ProviderRefused(
-        f"{provider} answered {status}: {message}",
-        retryable=status in {408, 409, 425} or status >= 500,
+        f"{provider} answered {status}: {words}",
+        retryable=status == 408 or status >= 500,
         upstream_status=status,
-        retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
+        retry_after_s=retry_after_s,
     )
 
 
+def _refused_account(provider: str, status: int, words: str) -> ProviderRefused:
+    if status == 402:
+        problem = f"{provider} answered 402: the server's credit there is used up, the operator must check its billing"
+        return ProviderRefused(f"{problem}: {words}", retryable=False, upstream_status=status)
+    # The provider's own text may quote a part of the key.
+    problem = f"{provider} refused the server's credential ({status}): the operator must check its key"
+    return ProviderRefused(problem, retryable=False, upstream_status=status)
+
+
+def _refused_request(provider: str, status: int, words: str, text: str) -> BadRequest | None:
+    """The caller's own mistake, when it is one."""
+    if status in {400, 413, 422, 500} and OVERFLOW.search(text):
+        return ContextOverflow(f"the conversation is too long for the model: {words}")
+    if status not in {400, 413, 422}:
+        return None
+    kind = StreamOptionsRefused if NAMES_STREAM_OPTIONS.search(text) else BadRequest
+    return kind(f"{provider} refused the request ({status}): {words}")
+
+
 def words_of(parsed: Any) -> str:
-    """The provider's message, in the shapes OpenAI, Mistral and Hugging Face use, cut to a line."""
+    """The provider's message, in the shapes that vendors use, cut to a line."""
+    named = ""
     while isinstance(parsed, dict):
-        parsed = parsed.get("error") or parsed.get("message") or parsed.get("detail")
+        named = next((each for key in ("type", "code") if isinstance(each := parsed.get(key), str)), named)
+        found = (parsed.get(key) for key in WORD_KEYS)
+        parsed = next((each for each in found if each and isinstance(each, str | dict | list)), None)
     if not parsed:
-        return NO_WORDS
-    text = parsed if isinstance(parsed, str) else orjson.dumps(parsed).decode()
-    return " ".join(text.split())[:300] or NO_WORDS
+        return joined(named)[:300] or NO_WORDS
+    text = parsed if isinstance(parsed, str) else json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
+    return " ".join(joined(text).split())[:300] or NO_WORDS
+
+
+def codes_of(parsed: Any) -> set[str]:
+    """The words by which an error names its kind."""
+    content = parsed if isinstance(parsed, dict) else {}
+    error = content.get("error")
+    values = [
+        part.get(key) for part in (error, content) if isinstance(part, dict) for key in ("code", "type", "status")
+    ]
+    return {value.lower() for value in values if isinstance(value, str)}
+
+
+def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
+    """How long the provider wants to be left alone, in seconds."""
+    return _retry_after_s(response.headers.get("Retry-After"))
 
 
 async def _body_of(response: aiohttp.ClientResponse) -> bytes:
@@ -95,22 +171,13 @@ async def _body_of(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def _told(body: bytes, response: aiohttp.ClientResponse, refusal_in: RefusalIn) -> RouteurError | None:
+def _parsed(body: bytes) -> Any:
+    """The object of an error's body, also where it comes as an event or in a list; `None` when there is none."""
     try:
-        parsed = orjson.loads(body)
+        parsed = orjson.loads(body.strip().removeprefix(b"data:"))
     except orjson.JSONDecodeError:
-        parsed = None
-    error = refusal_in(parsed, response.status)
-    if isinstance(error, ProviderError):
-        error.retry_after_s = _retry_after_s(response.headers.get("Retry-After"))
-    return error
-
-
-def _message_of(body: bytes) -> str:
-    try:
-        return words_of(orjson.loads(body))
-    except orjson.JSONDecodeError:
-        return NO_WORDS
+        return None
+    return parsed[0] if isinstance(parsed, list) and parsed else parsed
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -46,6 +46,8 @@ from services.llm.providers.spark_auth import (
 )
 from services.llm.providers.spark_question import CANNOT_DO, max_tokens_of, question_frame, unsupported
 
+logger = logging.getLogger("routeur.router")
+
 CLOSE_WAIT_S = 0.1
 """How long the vendor may take to close after us: mostly it has done so already, and it says nothing any more."""
 
@@ -135,14 +137,14 @@ class Spark:
                 self.name, answer.status_code, bytes(answer.body or b""), retry_after, is_callers=is_callers
             ) from None
         except (InvalidHandshake, EOFError) as error:
-            problem = f"{self.name} did not answer as a WebSocket ({type(error).__name__})"
-            raise ProviderUnreachable(problem, retryable=True) from None
+            logger.warning("handshake failed", extra={"provider": self.name, "error": type(error).__name__})
+            raise ProviderUnreachable(f"{self.name} did not answer as a WebSocket", retryable=True) from None
         except TimeoutError:
             raise ProviderUnreachable(
                 f"{self.name} cannot be reached (no connection in time)", retryable=True
             ) from None
         except OSError as error:
-            reason = error.strerror or type(error).__name__
+            reason = error.strerror or "no route"
             raise ProviderUnreachable(f"{self.name} cannot be reached ({reason})", retryable=True) from error
         try:
             yield connection

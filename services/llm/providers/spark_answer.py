@@ -1,6 +1,7 @@
 """iFlytek Spark: what its frames and its refusals mean."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,9 @@ from domain.errors import (
 )
 from services.llm.providers.refusals import words_of
 from services.llm.providers.spark_auth import SparkRoute
+from services.llm.providers.surrogates import encodable
+
+logger = logging.getLogger("routeur.router")
 
 LAST = 2
 """The status of the frame that ends an answer."""
@@ -84,9 +88,8 @@ def read_frame(provider: str, received: str | bytes) -> AnswerFrame:
             sid=str(header.get("sid") or "")[:64],
         )
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ProviderCut(
-            f"{provider} sent a frame that cannot be read ({type(error).__name__})", retryable=True
-        ) from error
+        logger.warning("frame not readable", extra={"provider": provider, "error": type(error).__name__})
+        raise ProviderCut(f"{provider} sent a frame that cannot be read", retryable=True) from error
 
 
 def refusal_in_frame(provider: str, frame: AnswerFrame, model: str, *, is_callers: bool) -> RouteurError:
@@ -206,8 +209,7 @@ def _parse(received: str | bytes) -> dict[str, Any]:
     try:
         parsed = orjson.loads(received)
     except orjson.JSONDecodeError:
-        text = json.dumps(json.loads(received), ensure_ascii=False)
-        parsed = orjson.loads(text.encode("utf-8", "replace"))
+        parsed = encodable(json.loads(received))
     if not isinstance(parsed, dict):
         raise TypeError("not an object")
     return parsed

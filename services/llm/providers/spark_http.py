@@ -30,9 +30,7 @@ from services.llm.providers.spark_question import (
 )
 
 X1_BASE_URL = "https://spark-api-open.xf-yun.com/v2"
-SPARK_HTTP = Quirks(
-    takes_stream_options=False, gives_finish_reason=False, numbers_tool_calls=False, refuses_unknown_fields=True
-)
+SPARK_HTTP = Quirks(takes_stream_options=False, gives_finish_reason=False, refuses_unknown_fields=True)
 
 TAKEN = ("presence_penalty", "frequency_penalty", "tools", "tool_choice", "response_format", "thinking", "user")
 """What the vendor documents besides what is brought into its ranges; OpenAI's other parameters are not sent."""

@@ -9,8 +9,11 @@ from typing import Any
 import orjson
 
 from domain.errors import ProviderCut, RouteurError
+from services.llm.providers.body_forms import BYTE_ORDER_MARK, Form, contents_of, form_of, is_object, with_line_feeds
+from services.llm.providers.error_bodies import error_in
+from services.llm.providers.normaliser import Normaliser
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.refusals import words_of
+from services.llm.providers.surrogates import encodable
 
 MAX_EVENT_BYTES = 4_000_000
 """An event longer than this is not an answer: the stream is given up before it fills the memory."""
@@ -18,28 +21,32 @@ MAX_EVENT_BYTES = 4_000_000
 TRIAL_CONTENT = "a content that stands nowhere else: 7d0c51"
 """Put into a surrounding that is about to be learnt, to see it come out again as the content."""
 
-FINISH_REASONS_OF_FAILURE = ("error",)
-"""Mistral closes an answer that it could not finish so."""
-
 
 class Decoder:
-    """Cuts bytes into events and events into deltas; remembers whether a finish reason was seen.
+    """Cuts bytes into events and events into deltas; `normaliser` knows how far the answer has come.
 
-    `failure` is what the provider did wrong: to be raised once the deltas that came before it have been passed on.
+    What the bytes are is read from them and not from their label: events, or JSON in one piece. `failure` is what the
+    provider did wrong: to be raised once the deltas that came before it have been passed on.
     """
 
     __slots__ = (
         "_after",
         "_before",
         "_candidate",
+        "_form",
+        "_is_odd",
         "_news",
+        "_notes_text",
         "_pending",
         "_provider",
         "_quirks",
+        "_reads_events",
         "_refusal_in",
+        "_saw_event",
+        "content_type",
         "done",
         "failure",
-        "finished",
+        "normaliser",
     )
 
     def __init__(self, provider: str, quirks: Quirks = AS_OPENAI) -> None:
@@ -48,13 +55,30 @@ class Decoder:
         self._refusal_in = quirks.refusal_in
         self._pending = b""
         self._news = False
+        self._form: Form | None = None
+        self._reads_events = False
+        self._saw_event = False
         # What stands before and after the content of a plain piece; see `_learn`.
         self._before = b""
         self._after = b""
         self._candidate = (b"", b"")
+        # The last event held half a character, or what only the lenient parser reads.
+        self._is_odd = False
+        self._notes_text = True
+        self.normaliser = Normaliser(provider)
+        self.content_type = "nothing known"
         self.failure: RouteurError | None = None
         self.done = False
-        self.finished = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is one when nothing more comes."""
+        return self.normaliser.finished
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing but usage may follow: then whatever happens to the connection, the answer stands."""
+        return self.finished and (self.done or self.normaliser.is_settled)
 
     def take_news(self) -> bool:
         """Whether an event, and not only comments, came since the last question."""
@@ -64,53 +88,134 @@ class Decoder:
     def feed(self, received: bytes) -> list[list[str] | dict[str, Any]]:
         """The deltas that these bytes complete: runs of text pieces joined in lists, rare objects between."""
         data = self._pending + received if self._pending else received
-        if b"\r" in data:
-            # JSON escapes carriage returns, so raw ones are line ends; a lone last one waits for its line feed.
-            data = data.replace(b"\r\n", b"\n")
-        events = data.split(b"\n\n")
-        self._pending = events.pop()
         deltas: list[list[str] | dict[str, Any]] = []
         try:
+            if not self._reads_events:
+                if not self._is_of_events(data, deltas):
+                    return deltas
+                data = self._pending
+            if b"\r" in data:
+                data = with_line_feeds(data)
+            events = data.split(b"\n\n")
+            self._pending = events.pop()
+            if not events and b"\ndata:" in self._pending:
+                events = self._lines_that_are_events()
             self._read(events, deltas)
             if len(self._pending) > MAX_EVENT_BYTES:
-                raise ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
+                raise self._too_large()
         except RouteurError as failure:
             self.failure = failure
         return deltas
 
-    def whole(self, body: bytes) -> dict[str, Any]:
-        """An answer that came in one piece, as the one chunk that says it all: its messages are its deltas."""
-        if len(body) > MAX_EVENT_BYTES:
-            raise ProviderCut(f"{self._provider} sent an answer of over {MAX_EVENT_BYTES} bytes", retryable=False)
-        parsed = self._parse(b"data: " + body.replace(b"\n", b" "))
-        if parsed is None:
-            raise ProviderCut(f"{self._provider} sent an empty answer", retryable=True)
+    def end(self) -> list[list[str] | dict[str, Any]]:
+        """The deltas that the end of the body completes: its last event may lack the blank line."""
+        deltas: list[list[str] | dict[str, Any]] = []
+        rest, self._pending = self._pending.replace(b"\r", b"\n").strip(b"\n"), b""
+        try:
+            if self.done:
+                pass
+            elif self._form == "json":
+                self._read_json(rest, deltas)
+            elif rest:
+                self._read_last(rest, deltas)
+            if (held := self.normaliser.end()) is not None:
+                deltas.append(held)
+            if not self.finished:
+                raise self._unfinished(rest)
+        except RouteurError as failure:
+            self.failure = failure
+        return deltas
+
+    def whole(self, body: bytes) -> list[list[str] | dict[str, Any]]:
+        """The deltas of a body that has been read to its end. Raises what is wrong with it."""
+        deltas = self.feed(body)
+        if self.failure is None:
+            deltas += self.end()
+        if self.failure is not None:
+            raise self.failure
+        return deltas
+
+    def _is_of_events(self, data: bytes, deltas: list[list[str] | dict[str, Any]]) -> bool:
+        """Whether the body is one of events, as its first bytes show; keeps, and where it can reads, what is none."""
+        if self._form is None:
+            data = data.removeprefix(BYTE_ORDER_MARK).lstrip()
+            self._form = form_of(data)
+        self._pending = data
+        if self._form == "json":
+            self._news = True
+            if len(data) > MAX_EVENT_BYTES:
+                raise self._too_large()
+            if data.rstrip().endswith(b"}"):
+                self._read_json_that_is_whole(data, deltas)
+        elif self._form == "page":
+            raise ProviderCut(
+                f"{self._provider} answered {self.content_type[:80]!r}, a page, where an answer was due",
+                retryable=True,
+            )
+        self._reads_events = self._form == "events"
+        return self._reads_events
+
+    def _read_json_that_is_whole(self, data: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
+        """A body of one object may keep its connection open: it has ended when the object has."""
+        try:
+            parsed = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            return
+        choices = parsed.get("choices") if isinstance(parsed, dict) else None
+        if isinstance(choices, list) and choices and isinstance(choices[0], dict) and "message" in choices[0]:
+            self._read_object(parsed, deltas, is_whole=True)
+            self._pending = b""
+            self.done = True
+
+    def _read_json(self, body: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
+        """One object, or several one after the other, or events after it: `{…} data: [DONE]`."""
+        while body:
+            if body.startswith(b"data:"):
+                self._read(body.split(b"\n\n"), deltas)
+                return
+            parsed, body = self._first_object(body)
+            self._read_object(parsed, deltas, is_whole=True)
+
+    def _first_object(self, body: bytes) -> tuple[Any, bytes]:
+        try:
+            return orjson.loads(body), b""
+        except orjson.JSONDecodeError:
+            pass
+        try:
+            text = body.decode("utf-8", "replace")
+            parsed, length = json.JSONDecoder(strict=False).raw_decode(text)
+        except (ValueError, RecursionError) as error:
+            raise self._not_json(body) from error
+        self._is_odd = True
+        return parsed, text[length:].lstrip().encode()
+
+    def _read_object(self, parsed: Any, deltas: list[list[str] | dict[str, Any]], *, is_whole: bool) -> None:
+        """Add what an object says that came outside the plain way."""
+        parsed = self._checked(parsed)
         choices = parsed.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            message = choice.pop("message", None) if isinstance(choice, dict) else None
-            if not isinstance(message, dict):
-                raise ProviderCut(f"{self._provider} sent a choice without a message", retryable=True)
-            choice["delta"] = {**message, "tool_calls": self._numbered(message.get("tool_calls"))}
-        self._note_rare(parsed)
-        if not self.finished and (self._quirks.gives_finish_reason or not choices):
-            raise ProviderCut(f"{self._provider} ended its answer without a finish reason", retryable=True)
-        return parsed
+        if is_whole and isinstance(choices, list):
+            for choice in choices:
+                if isinstance(choice, dict) and not choice.keys() & {"message", "delta", "text"}:
+                    raise ProviderCut(f"{self._provider} sent a choice without a message", retryable=True)
+        normal = self._normal(parsed)
+        if normal.get("choices") or normal.get("usage"):
+            deltas.append(normal)
+        if choices and not self._quirks.gives_finish_reason:
+            self.normaliser.finished = True
 
-    def _numbered(self, calls: Any) -> list[dict[str, Any]]:
-        """Tool calls as the fragments of a stream, which say where they stand."""
-        return [{**call, "index": index} for index, call in enumerate(self._listed(calls))]
+    def _read_last(self, rest: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
+        """The event that no blank line ends. Half of one after the finish reason is of no interest."""
+        settled = self.is_settled
+        try:
+            self._read([rest], deltas)
+        except _NotJson:
+            if not settled:
+                raise
 
-    def _listed(self, calls: Any) -> list[dict[str, Any]]:
-        if isinstance(calls, dict) and not self._quirks.numbers_tool_calls:
-            return [calls]
-        if not isinstance(calls or [], list) or not all(isinstance(call, dict) for call in calls or ()):
-            raise ProviderCut(f"{self._provider} sent tool calls that are not objects", retryable=True)
-        return calls or []
-
-    def _read(self, events: list[bytes], deltas: list[list[str] | dict[str, Any]]) -> None:  # noqa: C901 - one loop on purpose: a call an event would cost as much as reading it
+    def _read(self, events: list[bytes], deltas: list[list[str] | dict[str, Any]]) -> None:  # noqa: C901, PLR0912 - one loop on purpose: a call an event would cost as much as reading it
         """Add the events' deltas; those before a failure too."""
         texts: list[str] = []
-        before, after = self._before, self._after
+        before, after = (b"", b"") if self._is_odd else (self._before, self._after)
         for event in events:
             if before and event.startswith(before) and event.endswith(after):
                 try:
@@ -125,21 +230,46 @@ class Decoder:
                         texts.append(piece)
                     continue
             parsed = self._parse(event)
-            if parsed is None:
+            if parsed.__class__ is not dict:
+                if parsed is not None:
+                    self._read(parsed, deltas)
+                    texts = []
                 continue
             self._news = True
             piece = plain_text(parsed)
-            if piece is None:
-                self._note_rare(parsed)
-                deltas.append(parsed)
-                texts = []
-                continue
-            self._learn(event, piece)
-            before, after = self._before, self._after
+            if piece is None or self._is_odd:
+                normal = self._normal(parsed)
+                before, after = (b"", b"") if self._is_odd else (self._before, self._after)
+                piece = None if normal is parsed else plain_text(normal)
+                if piece is None:
+                    deltas.append(normal)
+                    texts = []
+                    continue
+            else:
+                self._learn(event, piece)
+                before, after = self._before, self._after
             if piece:
+                if self._notes_text:
+                    self._notes_text = False
+                    self.normaliser.saw_text()
                 if not texts:
                     deltas.append(texts)
                 texts.append(piece)
+
+    def _normal(self, parsed: dict[str, Any]) -> dict[str, Any]:
+        """The object in OpenAI's form, with nothing in it that an encoder refuses."""
+        try:
+            normal = self.normaliser.event(parsed)
+            if self._is_odd:
+                normal = encodable(normal)
+        except RecursionError as error:
+            raise ProviderCut(f"{self._provider} sent an event that is nested too deep", retryable=True) from error
+        self._is_odd = self.normaliser.holds_half
+        if self.normaliser.finished:
+            # Text that still comes must be seen to come after the finish reason.
+            self._before = self._after = b""
+            self._notes_text = True
+        return normal
 
     def _learn(self, event: bytes, piece: str) -> None:
         """Remember what surrounds the content of a plain piece: the next pieces mostly differ in nothing else.
@@ -159,70 +289,96 @@ class Decoder:
             self._candidate = template
             return
         trial = self._parse(template[0] + orjson.dumps(TRIAL_CONTENT) + template[1])
-        if trial is not None and plain_text(trial) == TRIAL_CONTENT:
+        if isinstance(trial, dict) and plain_text(trial) == TRIAL_CONTENT:
             self._before, self._after = template
 
-    def _parse(self, event: bytes) -> dict[str, Any] | None:
-        content = event[6:] if event.startswith(b"data: ") and b"\n" not in event else _data_of(event)
+    def _parse(self, event: bytes) -> Any:
+        """The object of an event; `None` where it only keeps the line open; a list where it is several events."""
+        if event.startswith(b"data: ") and b"\n" not in event:
+            content = event[6:]
+        else:
+            contents, error = contents_of(event)
+            if error is not None:
+                raise self._failure_of(error)
+            if len(contents) > 1:
+                return [b"data: " + each for each in contents]
+            content = contents[0]
         if not content:
             return None
-        if content == b"[DONE]":
+        if not content.startswith(b"{") and content.strip() == b"[DONE]":
             self.done = True
-            self.finished = self.finished or not self._quirks.gives_finish_reason
+            self.normaliser.finished = self.normaliser.finished or not self._quirks.gives_finish_reason
             return None
         try:
             parsed = orjson.loads(content)
         except orjson.JSONDecodeError:
             parsed = self._parse_leniently(content)
+        if self._refusal_in is None and parsed.__class__ is dict:
+            self._saw_event = True
+            return parsed
+        return self._checked(parsed)
+
+    def _checked(self, parsed: Any) -> dict[str, Any]:
+        self._saw_event = True
+        if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict) and parsed[0].get("error"):
+            parsed = parsed[0]
         if not isinstance(parsed, dict):
             raise ProviderCut(f"{self._provider} sent an event that is not an object", retryable=True)
         if self._refusal_in is not None and (refused := self._refusal_in(parsed, 200)) is not None:
             raise refused
         return parsed
 
-    def _parse_leniently(self, content: bytes) -> Any:
-        """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson: replace them."""
+    def _failure_of(self, content: bytes) -> RouteurError:
+        """What an error says that is one by its label: an object, or words."""
         try:
-            text = json.dumps(json.loads(content), ensure_ascii=False)
-            return orjson.loads(text.encode("utf-8", "replace"))
+            told = encodable(json.loads(content))
+        except (ValueError, RecursionError):
+            told = content.decode("utf-8", "replace")
+        named = told if isinstance(told, dict) and told.get("error") else {"error": told or "no reason"}
+        own = self._refusal_in(named, 200) if self._refusal_in is not None else None
+        failure = own or error_in(self._provider, named)
+        return failure or ProviderCut(f"{self._provider} failed in mid-answer", retryable=True)
+
+    def _lines_that_are_events(self) -> list[bytes]:
+        """The complete lines of what is pending, when each is an event: some send no blank lines between them."""
+        *lines, last = self._pending.split(b"\n")
+        if not is_object(lines[0].removeprefix(b"data:")):
+            return []
+        self._pending = last
+        return lines
+
+    def _parse_leniently(self, content: bytes) -> Any:
+        """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson; the normaliser joins them."""
+        try:
+            parsed = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise ProviderCut(f"{self._provider} sent an event that is not JSON", retryable=True) from error
+            raise self._not_json(content) from error
+        self._is_odd = True
+        return parsed
 
-    def _note_rare(self, parsed: dict[str, Any]) -> None:
-        if error := parsed.get("error"):
-            raise ProviderCut(f"{self._provider} failed in mid-answer: {words_of(error)}", retryable=True)
-        choices = parsed.get("choices") or []
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
-        for choice in choices:
-            if choice.get("delta") is None:
-                # Some leave it out of the last choice, and the vendors' readers then see no finish reason at all.
-                choice["delta"] = {}
-            elif not self._quirks.numbers_tool_calls and isinstance(choice["delta"], dict):
-                self._number_fragments(choice["delta"])
-            reason = choice.get("finish_reason")
-            if reason in FINISH_REASONS_OF_FAILURE:
-                raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
-            self.finished = self.finished or bool(reason)
+    def _not_json(self, content: bytes) -> ProviderCut:
+        words = " ".join(content[:200].decode("utf-8", "replace").split())
+        return _NotJson(f"{self._provider} sent an event that is not JSON: {words}", retryable=True)
 
-    def _number_fragments(self, delta: dict[str, Any]) -> None:
-        """The vendors' readers pass over a fragment that does not say where it stands, and its call would be lost."""
-        for index, call in enumerate(calls := self._listed(delta.get("tool_calls"))):
-            if call.get("index") is None:
-                call["index"] = index
-        delta["tool_calls"] = calls
+    def _unfinished(self, rest: bytes) -> ProviderCut:
+        if self._saw_event or self.done:
+            return ProviderCut(f"{self._provider} ended its answer without a finish reason", retryable=True)
+        words = " ".join(rest[:200].decode("utf-8", "replace").split()) or "nothing"
+        problem = f"{self._provider} answered {self.content_type[:80]!r} where an answer was due: {words}"
+        return ProviderCut(problem, retryable=True)
+
+    def _too_large(self) -> ProviderCut:
+        return ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)
 
 
-def _data_of(event: bytes) -> bytes:
-    """The data lines of an event of the general form; comments and other fields are passed over."""
-    lines = (line for line in event.split(b"\n") if line.startswith(b"data:"))
-    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+class _NotJson(ProviderCut):
+    """Half an event, or none at all."""
 
 
 def plain_text(parsed: dict[str, Any]) -> str | None:
     """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
     choices = parsed.get("choices")
-    if choices.__class__ is not list or len(choices) != 1 or parsed.get("usage"):
+    if choices.__class__ is not list or len(choices) != 1 or parsed.get("usage") or parsed.get("error"):
         return None
     try:
         choice = choices[0]

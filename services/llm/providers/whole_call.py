@@ -1,6 +1,7 @@
 """A call that answers in one piece (embeddings, transcripts): its body up to a bound, its faults as our errors."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from pydantic import SecretStr
 from core.http_client import HttpClient
 from domain.errors import ProviderCut, ProviderStalled, ProviderUnreachable
 from services.llm.providers.refusals import refusal
+from services.llm.providers.wire import broken_connection
+
+logger = logging.getLogger("routeur.router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ def reading(provider: str, what: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        problem = f"{provider} sent {what} that cannot be read ({type(error).__name__})"
-        raise ProviderCut(problem, retryable=True) from error
+        logger.warning("answer not readable", extra={"provider": provider, "error": type(error).__name__})
+        raise ProviderCut(f"{provider} sent {what} that cannot be read", retryable=True) from error
 
 
 async def _body_of(call: WholeCall, response: aiohttp.ClientResponse) -> bytes:
@@ -81,4 +85,4 @@ def _as_provider_errors(call: WholeCall) -> Iterator[None]:
         reason = error.os_error.strerror or "no route"
         raise ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
+        raise broken_connection(provider, error) from error

@@ -1,19 +1,22 @@
 """OpenAI's wire: a request sent, its answer read as it comes or whole, and what may go wrong on the line."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
 import orjson
 
 from core.http_client import HttpClient
-from domain.errors import ProviderCut, ProviderStalled, ProviderUnreachable
+from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable, RouteurError
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.refusals import refusal, refusal_told
-from services.llm.providers.sse_decoder import MAX_EVENT_BYTES, Decoder
+from services.llm.providers.refusals import StreamOptionsRefused, refusal, retry_after_of
+from services.llm.providers.sse_decoder import Decoder
+
+logger = logging.getLogger("routeur.router")
 
 MIN_RECHECK_S = 0.1
 """How soon a stalled read is looked at again when the deadline passed while the consumer was busy."""
@@ -21,8 +24,22 @@ MIN_RECHECK_S = 0.1
 AFTER_FINISH_S = 2.0
 """How long usage and the end may come after the finish reason; then the answer stands, its usage estimated."""
 
+AFTER_DOUBTFUL_FINISH_S = 10.0
+"""How long more may come where a finish reason does not mean the end, since text came with it or after it; then the
+answer is cut."""
+
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
+
+NO_LIMIT_S = 86_400.0
+"""An answer in one piece is waited for as long as the run may take: the run's own limit ends it."""
+
+
+@dataclass(slots=True)
+class EndpointMemory:
+    """What was learnt of an endpoint, for as long as the process lives."""
+
+    takes_stream_options: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,100 +51,122 @@ class Endpoint:
     headers: Mapping[str, str]
     stall_timeout_s: float
     quirks: Quirks = AS_OPENAI
+    memory: EndpointMemory = field(default_factory=EndpointMemory)
 
 
 async def stream_events(
-    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool = False
 ) -> AsyncGenerator[list[str] | dict[str, Any]]:
     """Send the payload and yield what comes: batches of text pieces, and every object that holds more.
 
-    Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer.
+    Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer. `whole`: it was asked
+    for in one piece, and nothing bounds the wait for its first byte.
     """
     decoder = Decoder(endpoint.provider, endpoint.quirks)
     with _as_provider_errors(endpoint, decoder):
-        response = await _ask(http, endpoint, payload)
-        watch = _StallWatch(response.content, endpoint.stall_timeout_s)
+        response = await _ask(http, endpoint, payload, whole=whole)
+        decoder.content_type = response.headers.get("Content-Type", "nothing named")
+        watch = _StallWatch(response.content, NO_LIMIT_S if whole else endpoint.stall_timeout_s)
         try:
             while received := await watch.read():
                 for delta in decoder.feed(received):
                     yield delta
                 if decoder.failure is not None:
-                    raise decoder.failure
+                    raise _waiting(decoder.failure, response)
                 if decoder.done:
                     # Only the end of the body is left: reading it gives the connection back to the pool.
                     watch.allow(END_OF_BODY_S)
                 elif decoder.take_news():
-                    # After the finish reason only usage may follow: the caller, who has the text, is not kept waiting.
-                    watch.allow(AFTER_FINISH_S if decoder.finished else endpoint.stall_timeout_s)
+                    watch.allow(_patience_s(endpoint, decoder))
         finally:
             watch.stop()
             # Returns a connection whose body was read to its end, and closes one that is still talking.
             response.close()
-    if not decoder.finished:
-        raise ProviderCut(f"{endpoint.provider} ended its answer without a finish reason", retryable=True)
+    for delta in decoder.end():
+        yield delta
+    if decoder.failure is not None:
+        raise _waiting(decoder.failure, response)
 
 
-async def ask_whole(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Send the payload and return the answer as the one chunk that says it all.
-
-    The provider says nothing until it has finished, and so only the run's own limit bounds the wait for the first
-    byte. Raises `ProviderError` for an answer without a finish reason, as for a stream.
-    """
-    decoder = Decoder(endpoint.provider, endpoint.quirks)
-    headers = {**endpoint.headers, "Accept": "application/json"}
-    with _as_provider_errors(endpoint, decoder):
-        async with http.session.post(
-            endpoint.url, data=orjson.dumps(payload), headers=headers, proxy=http.proxy_for(endpoint.url)
-        ) as response:
-            if response.status != 200:
-                async with asyncio.timeout(endpoint.stall_timeout_s):
-                    raise await refusal(endpoint.provider, response, endpoint.quirks.refusal_in)
-            body = await _whole_body(response.content, endpoint.stall_timeout_s)
-        return decoder.whole(body)
+async def ask_whole(
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
+) -> list[list[str] | dict[str, Any]]:
+    """Send the payload and return the whole answer's deltas, or raise: nothing is given of an answer that breaks."""
+    whole = replace(endpoint, headers={**endpoint.headers, "Accept": "application/json"})
+    async with aclosing(stream_events(http, whole, payload, whole=True)) as deltas:
+        return [delta async for delta in deltas]
 
 
-async def _whole_body(content: aiohttp.StreamReader, stall_s: float) -> bytes:
-    """The body, or a little more of it than an answer may have. Once it has begun, it may not stop for too long."""
-    body = await content.readany()
-    while not content.at_eof() and len(body) <= MAX_EVENT_BYTES:
-        async with asyncio.timeout(stall_s):
-            body += await content.readany()
-    return body
+def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
+    """After the finish reason only usage may follow: the caller, who has the text, is not kept waiting."""
+    if decoder.is_settled:
+        return AFTER_FINISH_S
+    return min(endpoint.stall_timeout_s, AFTER_DOUBTFUL_FINISH_S) if decoder.finished else endpoint.stall_timeout_s
 
 
-async def _ask(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]) -> aiohttp.ClientResponse:
-    """The response, its headers read: an event stream. Raises what the provider's refusal means."""
-    async with asyncio.timeout(endpoint.stall_timeout_s):
+def _waiting(failure: RouteurError, response: aiohttp.ClientResponse) -> RouteurError:
+    """The failure that the body told of, with the wait that the headers ask for."""
+    if isinstance(failure, ProviderError) and failure.retry_after_s is None:
+        failure.retry_after_s = retry_after_of(response)
+    return failure
+
+
+async def _ask(
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
+) -> aiohttp.ClientResponse:
+    """The response, its headers read. An endpoint that refuses `stream_options` is asked once more, without it."""
+    bare = {key: value for key, value in payload.items() if key != "stream_options"}
+    if not endpoint.memory.takes_stream_options:
+        payload = bare
+    try:
+        return await _post(http, endpoint, payload, whole=whole)
+    except StreamOptionsRefused as refused:
+        if "stream_options" not in payload:
+            raise
+        response = await _post(http, endpoint, bare, whole=whole)
+        # Only now is it known that this was the matter.
+        endpoint.memory.takes_stream_options = False
+        logger.info("stream options refused", extra={"provider": endpoint.provider, "reason": refused.message})
+        return response
+
+
+async def _post(
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
+) -> aiohttp.ClientResponse:
+    """Raises what the provider's refusal means."""
+    async with asyncio.timeout(None if whole else endpoint.stall_timeout_s):
         response = await http.session.post(
             endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers, proxy=http.proxy_for(endpoint.url)
         )
-        try:
-            if response.status != 200:
+    try:
+        if response.status != 200:
+            async with asyncio.timeout(endpoint.stall_timeout_s):
                 raise await refusal(endpoint.provider, response, endpoint.quirks.refusal_in)
-            await _check_is_event_stream(endpoint, response)
-        except BaseException:
-            response.close()
-            raise
+    except BaseException:
+        response.close()
+        raise
     return response
 
 
 @contextmanager
 def _as_provider_errors(endpoint: Endpoint, decoder: Decoder) -> Iterator[None]:
-    """What went wrong on the line, as the house's errors. After the finish reason nothing is wrong any more."""
-    provider, stall_s = endpoint.provider, endpoint.stall_timeout_s
+    """What went wrong on the line, as the house's errors. Once the answer is settled nothing is wrong any more."""
+    provider = endpoint.provider
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
         raise ProviderUnreachable(f"{provider} cannot be reached (no connection in time)", retryable=True) from error
     except TimeoutError as error:
-        if not decoder.finished:
-            raise ProviderStalled(f"{provider} sent nothing for {stall_s:g} s", retryable=True) from error
+        if not decoder.is_settled:
+            raise ProviderStalled(
+                f"{provider} sent nothing for {_patience_s(endpoint, decoder):g} s", retryable=True
+            ) from error
     except aiohttp.ClientConnectorError as error:
         reason = error.os_error.strerror or "no route"
         raise ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True) from error
     except (aiohttp.ClientError, OSError) as error:
-        if not decoder.finished:
-            raise ProviderCut(f"{provider} broke the connection: {type(error).__name__}", retryable=True) from error
+        if not decoder.is_settled:
+            raise broken_connection(provider, error) from error
 
 
 @contextmanager
@@ -136,8 +175,15 @@ def reading_chunk(provider: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        problem = f"{provider} sent a chunk that cannot be read ({type(error).__name__})"
-        raise ProviderCut(problem, retryable=True) from error
+        logger.warning("chunk not readable", extra={"provider": provider, "error": type(error).__name__})
+        raise ProviderCut(f"{provider} sent a chunk that cannot be read", retryable=True) from error
+
+
+def broken_connection(provider: str, error: aiohttp.ClientError | OSError) -> ProviderCut:
+    """The failure of a connection that was open; the log has the library's name for it."""
+    logger.warning("connection broken", extra={"provider": provider, "error": type(error).__name__})
+    how = "before the answer" if isinstance(error, aiohttp.ServerDisconnectedError) else "in the middle of the answer"
+    return ProviderCut(f"{provider} broke the connection {how}", retryable=True)
 
 
 class _StallWatch:
@@ -180,14 +226,3 @@ class _StallWatch:
             self._content.set_exception(TimeoutError())
             return
         self._timer = self._loop.call_at(max(self._deadline, now + MIN_RECHECK_S), self._check)
-
-
-async def _check_is_event_stream(endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
-    content_type = response.headers.get("Content-Type", "text/event-stream")
-    if content_type.lower().startswith("text/event-stream"):
-        return
-    refusal_in = endpoint.quirks.refusal_in
-    if refusal_in is not None and (told := await refusal_told(response, refusal_in)) is not None:
-        raise told
-    problem = f"{endpoint.provider} answered {content_type[:80]!r} where an event stream was due"
-    raise ProviderCut(problem, retryable=True)

@@ -7,15 +7,12 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from config.catalogue import Capabilities, Catalogue, ModelEntry, load_catalogue
 from core.http_client import HttpClient
-from domain.errors import ProviderCut
 from services.llm.providers.openai_compatible import (
     OpenAICompatible,
     openai_adapter,
-    openai_chunk,
     openai_payload,
 )
 from services.llm.providers.provider import ModelCall
-from services.llm.providers.wire import reading_chunk
 
 CATALOGUE: Catalogue = load_catalogue()
 MESSAGES = [SystemMessage("Be brief"), HumanMessage("Hi")]
@@ -110,29 +107,6 @@ def test_a_tool_call_and_its_answer_go_out_in_openais_shape():
         "function": {"name": "add", "arguments": '{"a": 1}'},
     }
     assert (answer["role"], answer["tool_call_id"], answer["content"]) == ("tool", "call_1", "2")
-
-
-def test_usage_is_read_with_its_details():
-    counted = {
-        "prompt_tokens": 10,
-        "completion_tokens": 5,
-        "total_tokens": 15,
-        "prompt_tokens_details": {"cached_tokens": 8},
-        "completion_tokens_details": {"reasoning_tokens": 3},
-    }
-    chunk = openai_chunk(openai_adapter("gpt-4o", is_openai=True), {"choices": [], "usage": counted})
-    assert chunk is not None
-    usage = chunk.message.usage_metadata
-    assert (usage["input_tokens"], usage["output_tokens"]) == (10, 5)
-    assert usage["input_token_details"]["cache_read"] == 8
-    assert usage["output_token_details"]["reasoning"] == 3
-
-
-@pytest.mark.parametrize("strange", [{"choices": [{"delta": 5}]}, {"choices": 5}, {"choices": [], "usage": 5}])
-def test_a_chunk_that_the_vendors_class_cannot_read_is_the_providers_fault(strange):
-    adapter = openai_adapter("gpt-4o", is_openai=True)
-    with pytest.raises(ProviderCut, match="cannot be read"), reading_chunk("fake"):
-        openai_chunk(adapter, strange)
 
 
 def test_an_adapter_is_made_once_a_model():

@@ -7,21 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage
 
+from config.catalogue import Endpoint
 from domain.errors import (
     BadRequest,
     ContextOverflow,
+    InsufficientQuota,
     ModelNotServed,
     ProviderError,
     ProviderRefused,
     RateLimitedByProvider,
 )
+from services.llm.factory import create_router
+from services.llm.providers.provider import ModelCall
 from services.llm.providers.refusals import _retry_after_s
+from tests.house_for_tests import CATALOGUE, settings_for
 from tests.scripted_provider import (
     API_KEY,
     Status,
+    finish,
+    say,
+    scripted_provider,
 )
-from tests.wire_reader import answer_to, http_client, raw_server, read
+from tests.wire_reader import PAYLOAD, answer_to, endpoint, http_client, raw_server, read
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,61 @@ async def test_a_model_that_no_host_serves_is_not_the_callers_mistake():
     answer = await answer_to(Status(400, {"error": {"message": "none", "code": "model_not_supported"}}))
     assert type(answer.error) is ModelNotServed
     assert (answer.error.upstream_status, answer.error.retryable) == (404, False)
+
+
+@pytest.mark.parametrize("status", [429, 403, 402, 400])
+@pytest.mark.parametrize("named", ["code", "type"])
+async def test_a_used_up_quota_is_no_rate_limit_and_is_not_tried_again(status, named):
+    answer = await answer_to(Status(status, {"error": {"message": "check your plan", named: "insufficient_quota"}}))
+    assert type(answer.error) is InsufficientQuota
+    assert (answer.error.code, answer.error.retryable, answer.error.upstream_status) == (
+        "insufficient_quota",
+        False,
+        status,
+    )
+    assert "check your plan" in answer.error.message
+
+
+async def test_a_bill_that_is_not_paid_is_called_so():
+    answer = await answer_to(Status(402, {"error": "You have depleted it"}))
+    assert answer.error is not None
+    assert "credit" in answer.error.message
+    assert "billing" in answer.error.message
+    assert "You have depleted it" in answer.error.message
+
+
+REFUSALS_OF_STREAM_OPTIONS = [
+    (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
+    (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]}),
+    (400, 'json: unknown field "stream_options"'),
+    (400, {"error": {"message": "[{'loc': ('body', 'stream_options', 'include_usage')}]"}}),
+    (422, {"message": "Stream_Options is not permitted"}),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), REFUSALS_OF_STREAM_OPTIONS)
+async def test_an_endpoint_that_refuses_stream_options_is_called_once_more_without_them(status, body):
+    scripts = [[Status(status, body)], [*say("Hi"), *finish()], [*say("Again"), *finish()]]
+    payload = {**PAYLOAD, "stream_options": {"include_usage": True}}
+    async with scripted_provider(*scripts) as provider, http_client() as http:
+        where = endpoint(provider.base_url)
+        first = await read(http, provider.base_url, where=where, payload=payload)
+        second = await read(http, provider.base_url, where=where, payload=payload)
+        sent = ["stream_options" in request for request in provider.requests]
+    assert (first.text, first.error, second.text, second.error) == ("Hi", None, "Again", None)
+    assert sent == [True, False, False], "that they are refused is remembered"
+
+
+async def test_stream_options_that_were_not_the_matter_are_sent_again():
+    refused = Status(400, {"error": {"message": "no stream_options, and no such model anyway"}})
+    payload = {**PAYLOAD, "stream_options": {"include_usage": True}}
+    async with scripted_provider([refused], [refused], [*say("Hi"), *finish()]) as provider, http_client() as http:
+        where = endpoint(provider.base_url)
+        first = await read(http, provider.base_url, where=where, payload=payload)
+        await read(http, provider.base_url, where=where, payload=payload)
+        sent = ["stream_options" in request for request in provider.requests]
+    assert isinstance(first.error, BadRequest)
+    assert sent == [True, False, True]
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -120,3 +184,16 @@ STRANGE_WAITS = ["inf", "nan", "-1", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", 
 def test_any_retry_after_at_all_is_a_finite_wait_or_none(value):
     wait_s = _retry_after_s(value)
     assert wait_s is None or 0 <= wait_s < float("inf")
+
+
+async def test_an_endpoint_that_the_catalogue_says_takes_no_stream_options_is_sent_none():
+    model = CATALOGUE.models[0].model_copy(update={"provider": "lab"})
+    async with scripted_provider([*say("Hi"), *finish()]) as provider, http_client() as http:
+        named = Endpoint(name="lab", base_url=provider.base_url, stream_options=False)
+        catalogue = CATALOGUE.model_copy(update={"endpoints": (named,)})
+        settings = settings_for(provider.base_url).model_copy(update={"endpoint_keys": (f"lab:{API_KEY}",)})
+        router = create_router(catalogue, settings, http, None)
+        call = ModelCall(model, [HumanMessage("Hi")])
+        deltas = [delta async for delta in router._servers["lab"].stream(call)]
+        assert ["Hi"] in deltas
+        assert "stream_options" not in provider.requests[0]

@@ -11,6 +11,7 @@ from domain.errors import (
     ProviderCut,
     ProviderStalled,
     ProviderUnreachable,
+    RateLimitedByProvider,
 )
 from services.llm.providers import wire
 from services.llm.providers.wire import stream_events
@@ -22,6 +23,7 @@ from tests.scripted_provider import (
     Cut,
     ScriptedProvider,
     Stall,
+    Step,
     Wait,
     chunk,
     finish,
@@ -35,6 +37,7 @@ from tests.wire_reader import (
     endpoint,
     http_client,
     pieces_of,
+    raw_server,
     read,
     silent_server,
 )
@@ -114,7 +117,24 @@ async def test_a_last_choice_without_a_delta_ends_an_answer(delta):
     assert answer.items[-1] == {"choices": [{**last, "delta": {}}], "model": "m"}
 
 
-async def test_an_answer_of_another_content_type_is_a_provider_error():
+@pytest.mark.parametrize("label", ["text/plain", "application/octet-stream", "application/json", "text/html"])
+async def test_events_are_read_whatever_their_label(label):
+    answer = await answer_to(ContentType(label), *say("Hi"), *finish())
+    assert (answer.text, answer.error) == ("Hi", None)
+
+
+async def test_an_error_in_a_body_is_left_alone_for_as_long_as_its_headers_want():
+    answer = await answer_to(ContentType("application/json"), Chunk(b'{"error": {"message": "slow", "code": 429}}'))
+    assert isinstance(answer.error, RateLimitedByProvider)
+    said = b'{"error": {"message": "slow", "code": 429}}'
+    head = b"HTTP/1.1 200 OK\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n" % len(said)
+    async with raw_server(head + said) as base_url, http_client() as http:
+        answer = await read(http, base_url)
+    assert isinstance(answer.error, RateLimitedByProvider)
+    assert answer.error.retry_after_s == 7
+
+
+async def test_a_page_is_a_provider_error_that_names_its_type():
     answer = await answer_to(ContentType("text/html; charset=utf-8"), Chunk(b"<html>"))
     assert isinstance(answer.error, ProviderCut)
     assert "text/html" in answer.error.message
@@ -211,6 +231,38 @@ async def test_a_provider_that_never_ends_after_its_finish_reason_does_not_hold_
     answer = await answer_to(*say("Hi"), chunk({}, "stop"), Stall(), stall_s=STALL_S)
     assert (answer.text, answer.error) == ("Hi", None)
     assert time.perf_counter() - started < WAIT_S
+
+
+def repeating(*pieces: str) -> list[Step]:
+    """A finish reason on every event, and a pause after each that is longer than what may follow a true end."""
+    return [step for piece in pieces for step in (chunk({"content": piece}, "stop"), Wait(0.3))]
+
+
+@pytest.mark.parametrize("ending", [[], [DONE], [usage(1, 3)]], ids=["end", "done", "usage"])
+async def test_a_finish_reason_on_every_event_does_not_end_the_answer(monkeypatch, ending):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    answer = await answer_to(*repeating("a", "b", "c"), *ending)
+    whole = "".join(item["choices"][0]["delta"]["content"] for item in answer.items if item["choices"])
+    assert (whole, answer.error) == ("abc", None)
+
+
+async def test_text_after_a_finish_reason_shows_that_it_was_none(monkeypatch):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    answer = await answer_to(*say("a"), chunk({}, "stop"), chunk({"content": "b"}), Wait(0.3), *say("c"), *finish())
+    assert (answer.text, answer.error) == ("abc", None)
+
+
+@pytest.mark.parametrize("ending", [Stall(), Cut()], ids=["silent", "cut"])
+async def test_an_answer_whose_finish_reasons_mean_nothing_is_never_half_of_one(monkeypatch, ending):
+    monkeypatch.setattr(wire, "AFTER_DOUBTFUL_FINISH_S", 0.5)
+    answer = await answer_to(*repeating("a", "b"), ending, stall_s=STALL_S)
+    assert isinstance(answer.error, ProviderStalled | ProviderCut)
+
+
+async def test_usage_after_doubtful_finish_reasons_is_the_end_though_the_line_stays_open(monkeypatch):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    answer = await answer_to(*repeating("a"), usage(1, 1), Stall(), stall_s=STALL_S)
+    assert answer.error is None
 
 
 async def test_the_connection_is_closed_when_the_consumer_stops_early():

@@ -1,0 +1,171 @@
+"""One answer in OpenAI's form, whatever endpoint it comes from: its rare events, repaired where they need it.
+
+An event that needs no repair comes out as the same object. Plain pieces of text never come here.
+"""
+
+from typing import Any
+
+from domain.errors import ProviderCut
+from services.llm.providers.error_bodies import error_in
+from services.llm.providers.finish_reasons import finish_reason_of, is_failure
+from services.llm.providers.refusals import words_of
+from services.llm.providers.surrogates import Halves
+from services.llm.providers.tool_calls import ToolCalls
+
+TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class Normaliser:
+    """Holds what must be known of the events before. `finished`: a finish reason was seen."""
+
+    __slots__ = ("_calls", "_halves", "_has_begun", "_has_spoken", "_is_doubtful", "_provider", "_reason", "finished")
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._calls = ToolCalls(provider)
+        self._halves = {name: Halves() for name in TEXTS}
+        self._has_begun = False
+        self._has_spoken = False
+        self._is_doubtful = False
+        self._reason: str | None = None
+        self.finished = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing but usage may follow. Some endpoints repeat a finish reason on every event: then no reason
+        means the end, and text may still come."""
+        return self.finished and not self._is_doubtful
+
+    @property
+    def holds_half(self) -> bool:
+        """Whether half a character waits for the rest: the next event must come here, plain or not."""
+        return any(halves.high for halves in self._halves.values()) or self._calls.holds_half
+
+    def saw_text(self) -> None:
+        """Text came in an event that says nothing else."""
+        self._has_begun = self._has_spoken = True
+        self._is_doubtful = self._is_doubtful or self.finished
+
+    def event(self, parsed: dict[str, Any]) -> dict[str, Any]:
+        """The event in OpenAI's form. Raises the provider's failure that it tells of."""
+        if (failure := error_in(self._provider, parsed)) is not None:
+            raise failure
+        choices = parsed.get("choices")
+        if not choices:
+            if self.finished and parsed.get("usage"):
+                # Usage beside no choice is the last event of a stream.
+                self._is_doubtful = False
+            return parsed
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
+        choice = self._choice(choices[0])
+        # One answer is asked for: a second choice would be another one.
+        return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
+
+    def end(self) -> dict[str, Any] | None:
+        """What was held back, as a last event. Raises `ProviderCut` for what makes no sense without the rest."""
+        delta: dict[str, Any] = {name: rest for name, halves in self._halves.items() if (rest := halves.rest())}
+        if calls := self._calls.end():
+            delta["tool_calls"] = calls
+        return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} if delta else None
+
+    def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:
+        given = self._delta_of(choice)
+        delta = self._texts(given)
+        called = self._tool_calls(delta)
+        if is_failure(choice.get("finish_reason")):
+            words = words_of(choice.get("message") or {})
+            raise ProviderCut(f"{self._provider} could not finish its answer ({words})", retryable=True)
+        reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
+        if reason is None and self._reason == "stop" and self._calls.seen:
+            reason = "tool_calls"
+        if reason is not None and (empty := self._calls.settle()):
+            called = called + empty
+        delta = _with_calls(delta, called)
+        self._note_end(reason, has_content=_has_content(delta))
+        if delta is choice.get("delta") and reason == choice.get("finish_reason"):
+            return choice
+        rest = {key: value for key, value in choice.items() if key not in ("message", "text")}
+        return {**rest, "delta": delta, "finish_reason": reason}
+
+    def _delta_of(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """A message that came whole, and the text of an old completion, are a delta that says it all."""
+        delta = choice.get("delta")
+        if delta is None:
+            delta = choice.get("message")
+        if delta is None and isinstance(choice.get("text"), str):
+            delta = {"content": choice["text"]}
+        if delta is None:
+            delta = {}
+        if not isinstance(delta, dict):
+            raise ProviderCut(f"{self._provider} sent a choice without a message", retryable=True)
+        return delta
+
+    def _texts(self, delta: dict[str, Any]) -> dict[str, Any]:
+        """The delta with whole characters, and with blocks of content told apart: text, and thoughts."""
+        content = delta.get("content")
+        if content is not None and not isinstance(content, str):
+            text, thoughts = _of_blocks(content)
+            if text is None:
+                raise ProviderCut(f"{self._provider} sent a content that cannot be read", retryable=True)
+            delta = {**delta, "content": text}
+            if thoughts:
+                delta["reasoning_content"] = thoughts
+        for name, halves in self._halves.items():
+            piece = delta.get(name)
+            if isinstance(piece, str) and (whole := halves.join(piece)) != piece:
+                delta = {**delta, name: whole}
+        return delta
+
+    def _tool_calls(self, delta: dict[str, Any]) -> list[dict[str, Any]]:
+        fragments = delta.get("tool_calls")
+        if fragments:
+            return self._calls.normalise(fragments)
+        if isinstance(function := delta.get("function_call"), dict) and function:
+            return self._calls.normalise([{"function": function}])
+        return []
+
+    def _note_end(self, reason: str | None, *, has_content: bool) -> None:
+        if has_content:
+            # After a finish reason, or with one from the start: it does not mean the end here.
+            self._is_doubtful = self._is_doubtful or self.finished or (reason is not None and not self._has_spoken)
+        elif reason is not None and not self.finished:
+            self._is_doubtful = not self._has_begun
+        if reason is None:
+            self._has_begun = True
+            self._has_spoken = self._has_spoken or has_content
+            return
+        self._reason = reason
+        self.finished = True
+
+
+def _with_calls(delta: dict[str, Any], called: list[dict[str, Any]]) -> dict[str, Any]:
+    given = delta.get("tool_calls")
+    if "function_call" in delta:
+        delta = {key: value for key, value in delta.items() if key != "function_call"}
+    if not given and not called:
+        return delta
+    return delta if called == given else {**delta, "tool_calls": called}
+
+
+def _has_content(delta: dict[str, Any]) -> bool:
+    return any(delta.get(name) for name in (*TEXTS, "tool_calls"))
+
+
+def _of_blocks(content: Any) -> tuple[str | None, str]:
+    """Text and thoughts of a content in blocks; the text is `None` when they are none."""
+    blocks = [content] if isinstance(content, dict) else content
+    if not isinstance(blocks, list):
+        return None, ""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for block in blocks:
+        if isinstance(block, str):
+            texts.append(block)
+        elif not isinstance(block, dict):
+            return None, ""
+        elif isinstance(block.get("text"), str):
+            texts.append(block["text"])
+        elif (thinking := block.get("thinking")) is not None:
+            thoughts.append(thinking if isinstance(thinking, str) else _of_blocks(thinking)[0] or "")
+    return "".join(texts), "".join(thoughts)
