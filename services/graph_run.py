@@ -15,6 +15,7 @@ from langchain_core.messages import (
 )
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command, StreamMode
+from pydantic import ValidationError
 
 from domain.documents import Passage
 from domain.errors import BadRequest, Conflict
@@ -78,7 +79,15 @@ def as_langchain(message: Message) -> BaseMessage:
     try:
         return convert_to_messages([{"role": message.role, "content": message.content, **message.more}])[0]
     except (KeyError, TypeError, ValueError) as error:
-        raise BadRequest(f"messages: a message of role {message.role!r} cannot be read: {error}") from error
+        raise BadRequest(f"messages: a message of role {message.role!r} cannot be read: {_in_words(error)}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong, without the names of our classes."""
+    if isinstance(error, ValidationError):
+        wrong = error.errors(include_url=False, include_input=False, include_context=False)
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in wrong[:3])
+    return str(error).partition("\n")[0][:300]
 
 
 def _graph_and_config(agent: Agent, lease: Lease | None) -> tuple[CompiledStateGraph[Any], Any]:

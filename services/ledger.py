@@ -319,7 +319,7 @@ class Ledger:
 
     def _drop(self, error: BaseException) -> None:
         self._dropped_rows += 1
-        self._last_error = f"rows are dropped: {type(error).__name__}"
+        self._last_error = f"rows are dropped: {_in_words(error)}"
         if not self._dropping:
             self._dropping = True
             logger.error("the ledger drops rows", extra=_describe(error))
@@ -327,12 +327,20 @@ class Ledger:
     def _note_failure(self, error: BaseException) -> None:
         if self._last_error is None:
             logger.warning("the ledger cannot write; rows wait in its journal", extra=_describe(error))
-        self._last_error = self._last_error or f"rows wait: {type(error).__name__}"
+        self._last_error = self._last_error or f"rows wait: {_in_words(error)}"
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._last_error = "the ledger's writer stopped"
             logger.error("the ledger's writer stopped", exc_info=error)
+
+
+def _in_words(error: BaseException) -> str:
+    """For `/ready`: the system's or the database's own word for it."""
+    code = getattr(error, "sqlstate", None)
+    if code:
+        return f"the database answered {code}"
+    return getattr(error, "strerror", None) or "the server's log says why"
 
 
 def _describe(error: BaseException) -> Mapping[str, Any]:

@@ -211,4 +211,4 @@ class LocalRuntime:
         error = None if keeper.cancelled() else keeper.exception()
         if error is not None:
             logger.error("local model abandoned", exc_info=error, extra={"model": self._entry.id})
-            self._become("failed", f"{self._entry.id} is down: {type(error).__name__}; see the log, {_WAY_OUT}")
+            self._become("failed", f"{self._entry.id} is down; see the log, {_WAY_OUT}")

@@ -82,7 +82,7 @@ def download_url(
                 if not before:
                     break  # Nothing was ever received from there: the next source is the better bet.
             except (httpx.TransportError, _TryAgain) as error:
-                problem = str(error) or type(error).__name__
+                problem = str(error) or "the connection broke or timed out"
             fruitless = 0 if _size(part) - before >= FRUITFUL_BYTES else fruitless + 1
     raise SourceFailed(problem)
 

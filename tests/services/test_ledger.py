@@ -175,7 +175,7 @@ async def test_a_missing_table_is_the_databases_fault_and_no_row_is_rejected(tmp
         async with database.pool.connection() as connection:
             await connection.execute("ALTER TABLE runs RENAME TO elsewhere")
         ledger.record(a_record())
-        await until(lambda: ledger.status().last_error == "rows wait: UndefinedTable")
+        await until(lambda: ledger.status().last_error == "rows wait: the database answered 42P01")
         assert (ledger.status().pending_rows, ledger.status().rejected_rows) == (1, 0)
         async with database.pool.connection() as connection:
             await connection.execute("ALTER TABLE elsewhere RENAME TO runs")

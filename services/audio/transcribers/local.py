@@ -240,6 +240,7 @@ def _heard(answer: dict[str, Any], call: TranscriptionCall) -> Heard:
         case {"failed": "unreadable"}:
             raise BadRequest("the recording cannot be decoded: it is damaged")
         case {"failed": kind}:
-            raise ProviderCut(f"{call.model.id!r} failed on this machine ({kind}); try again", retryable=True)
+            logger.warning("local transcription failed", extra={"model": call.model.id, "error": kind})
+            raise ProviderCut(f"{call.model.id!r} failed on this machine; try again", retryable=True)
     segments = tuple(Segment(start_s, end_s, text) for start_s, end_s, text in answer["segments"])
     return Heard(answer["text"], answer["language"], segments)
