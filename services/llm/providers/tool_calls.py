@@ -188,7 +188,7 @@ class ToolCalls:
         if index is not None:
             if index in self._by_index:
                 return self._by_index[index]
-            is_new = fragment.may_begin and (fragment.name or fragment.given_id)
+            is_new = fragment.name or (fragment.given_id and fragment.may_begin)
             return None if is_new else self._last
         if not alone and position < len(self._positions):
             return self._positions[position]
@@ -196,10 +196,10 @@ class ToolCalls:
 
     def _is_another(self, fragment: _Fragment, candidate: _Call) -> bool:
         """Whether the fragment begins a call, though it goes by the id, the index or the place of this one."""
-        if not fragment.may_begin:
-            return False
         same_id = fragment.given_id == candidate.given_id != ""
         other_id = not same_id and fragment.given_id != "" != candidate.given_id
+        if not fragment.may_begin:
+            return other_id and fragment.name != "" and candidate.is_complete
         if not fragment.name:
             # A call whose name is still to come, after one that has said all.
             return other_id and candidate.is_complete

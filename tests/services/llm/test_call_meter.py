@@ -20,6 +20,7 @@ from domain.errors import (
 )
 from domain.usage import LocalWork, TokenUsage
 from services.llm.call_meter import CHARS_PER_TOKEN, TOKENS_PER_MESSAGE, CallMeter
+from services.llm.providers.chunk_reader import read_chunk
 from services.llm.providers.provider import ModelCall
 
 MODEL = load_catalogue().models[0]
@@ -165,3 +166,46 @@ def test_an_estimate_does_not_depend_on_how_pieces_were_batched(batches):
         for piece in batch:
             by_piece.saw_chunk(ChatGenerationChunk(message=AIMessageChunk(content=piece)))
     assert by_batch.finish("cancelled", None).usage == by_piece.finish("cancelled", None).usage
+
+
+PROMPT, ANSWER = 10 + TOKENS_PER_MESSAGE, 2
+PARTS = [
+    ({"prompt_tokens": 30, "completion_tokens": 5}, (30, 5), False),
+    ({"prompt_tokens": "30", "completion_tokens": 5.0}, (30, 5), False),
+    ({"input_tokens": 30, "output_tokens": 5}, (30, 5), False),
+    ({"completion_tokens": 5, "total_tokens": 35}, (30, 5), False),
+    ({"prompt_tokens": 30, "total_tokens": 35}, (30, 5), False),
+    ({"completion_tokens": 5}, (PROMPT, 5), True),
+    ({"prompt_tokens": 30}, (30, ANSWER), True),
+    ({"total_tokens": 35}, (35 - ANSWER, ANSWER), True),
+    ({"prompt_tokens": 0, "completion_tokens": 5}, (PROMPT, 5), True),
+    ({"prompt_tokens": 30, "completion_tokens": 0}, (30, ANSWER), True),
+    ({"prompt_tokens": -3, "completion_tokens": True, "total_tokens": None}, (PROMPT, ANSWER), True),
+    ({"prompt_tokens": 2.5, "completion_tokens": "many"}, (PROMPT, ANSWER), True),
+    ({"completion_tokens": 40, "total_tokens": 35}, (PROMPT, 40), True),
+    ({"prompt_tokens": 30, "completion_tokens": 5, "prompt_tokens_details": None}, (30, 5), False),
+    ({"prompt_tokens": 30, "completion_tokens": 5, "completion_tokens_details": [1]}, (30, 5), False),
+    ([1], (PROMPT, ANSWER), True),
+]
+
+
+@pytest.mark.parametrize(("usage", "figures", "estimated"), PARTS, ids=str)
+def test_a_figure_that_the_provider_left_out_is_estimated_and_marked(usage, figures, estimated):
+    meter = CallMeter(a_call("x" * 40))
+    meter.saw_pieces(["Bon", "jour"])
+    meter.saw_chunk(read_chunk({"choices": [], "usage": usage}))
+    call = meter.finish("succeeded", None)
+    assert ((call.usage.input_tokens, call.usage.output_tokens), call.estimated) == (figures, estimated)
+
+
+def test_figures_that_come_apart_are_put_together():
+    meter = CallMeter(a_call("Hi"))
+    meter.saw_pieces(["Bon"])
+    meter.saw_chunk(read_chunk({"choices": [], "usage": {"prompt_tokens": 30, "prompt_cache_hit_tokens": 8}}))
+    beside_a_choice = {
+        "delta": {},
+        "usage": {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
+    }
+    meter.saw_chunk(read_chunk({"choices": [beside_a_choice]}))
+    call = meter.finish("succeeded", None)
+    assert (call.usage, call.estimated) == (TokenUsage(30, 5, 8, 3), False)

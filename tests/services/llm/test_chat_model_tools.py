@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from services.llm.structured_output import legal_name
 from tests.house_for_tests import model, said
 from tests.scripted_provider import (
+    Chunk,
     Step,
     call_tool,
+    chunk,
     finish,
     say,
 )
@@ -227,3 +229,56 @@ async def test_a_schema_made_strict_leaves_the_callers_own_as_it_was():
 async def test_a_model_that_calls_no_tool_gives_no_object():
     async with model(BONJOUR) as (llm, _, _):
         assert await llm.with_structured_output(City, method="function_calling").ainvoke(QUESTION) is None
+
+
+# What providers send besides
+
+
+SIGNATURE = {"google": {"thought_signature": "c2ln"}}
+
+
+async def test_what_only_the_vendor_knows_is_kept_on_the_message_and_by_the_ids_of_its_calls():
+    first, *_ = call_tool("add")
+    assert isinstance(first, Chunk)
+    assert isinstance(first.content, dict)
+    delta = first.content["choices"][0]["delta"]
+    delta["tool_calls"][0]["extra_content"] = SIGNATURE
+    delta["annotations"] = [1]
+    more = chunk({"annotations": [2], "mark": {"a": 1}, "provider_specific_fields": "x", "none": None, "empty": []})
+    async with model([first, more, chunk({"mark": {"b": 2}}), *finish(reason="tool_calls")]) as (llm, _, _):
+        message = await llm.bind_tools([add]).ainvoke(QUESTION)
+    assert message.additional_kwargs == {
+        "annotations": [1, 2],
+        "mark": {"a": 1, "b": 2},
+        "provider_specific_fields": "x",
+        "tool_call_fields": {"call_1": {"extra_content": SIGNATURE}},
+    }
+
+
+async def test_a_vendors_field_that_changes_its_kind_does_not_break_the_answer():
+    pieces = [chunk({"mark": mark, "content": "a"}) for mark in (1, 2, "x", {"y": 1}, [3])]
+    async with model([*pieces, *finish()]) as (llm, _, _):
+        message = await llm.ainvoke(QUESTION)
+    assert (message.content, message.additional_kwargs) == ("aaaaa", {"mark": [3]})
+
+
+async def test_a_vendors_field_that_our_encoder_does_not_take_is_left_out():
+    deep: list[object] = []
+    for _ in range(250):
+        deep = [deep]
+    async with model([chunk({"deep": deep, "content": "a"}), *finish()]) as (llm, _, _):
+        assert (await llm.ainvoke(QUESTION)).additional_kwargs == {}
+
+
+async def test_half_a_character_spelt_in_the_arguments_themselves_is_replaced():
+    async with model([*call_tool("shout", '{"text": "a\\ud83d"}'), *finish(reason="tool_calls")]) as (llm, _, _):
+        message = await llm.bind_tools([shout]).ainvoke(QUESTION)
+    assert message.tool_calls[0]["args"] == {"text": "a\ufffd"}
+
+
+async def test_figures_of_usage_that_are_not_whole_are_none_for_a_node():
+    counted = Chunk({"choices": [], "usage": {"completion_tokens": 2}})
+    async with model([*say("Hi"), chunk({}, "stop"), counted]) as (llm, run, _):
+        assert (await llm.ainvoke(QUESTION)).usage_metadata is None
+    assert (run.calls[0].usage.output_tokens, run.calls[0].estimated) == (2, True)
+    assert run.calls[0].usage.input_tokens

@@ -182,6 +182,14 @@ CASES: dict[str, tuple[list[Any], list[Call]]] = {
     ),
     "a call without arguments": ([[part("{}", "now", "a", 0)]], [("a", "now", "{}")]),
     "a call with nothing for arguments": ([[part("", "now", "a", 0)]], [("a", "now", "")]),
+    "arguments that are no object": (
+        [[part(PARIS, "weather", "a", 0)], [part("oops", "weather", "b", 1)], [part("[1]", "weather", "c", 2)]],
+        [("a", "weather", PARIS), ("b", "weather", "oops"), ("c", "weather", "[1]")],
+    ),
+    "a broken call after a whole one, both index 0": (
+        [[part(PARIS, "weather", "a", 0)], [part("oops", "weather", "b", 0)]],
+        [("a", "weather", PARIS), ("b", "weather", "oops")],
+    ),
     "a lone call outside a list": ([part(PARIS, "weather", "a")], TWO[:1]),
     "name and arguments beside the id": ([[{"id": "a", "name": "weather", "arguments": PARIS}]], TWO[:1]),
     "the name comes late": (
