@@ -149,6 +149,7 @@ HALVES: dict[str, tuple[list[str], str]] = {
     "a second half alone": (['"a"', '"\\ude00b"'], "a\ufffdb"),
     "the wrong way round": (['"\\ude00\\ud83d"'], "\ufffd\ufffd"),
     "many": (['"\\ud83d"', '"\\ude00\\ud83d"', '"\\ude01"', '"c"', '"d"', '"e"'], "😀😁cde"),
+    "alone after the shortcut is learnt": (['"a"', '"b"', '"c"', '"d\\ud83d"', '"e"', '"f"'], "abcd\ufffdef"),
     "after the shortcut is learnt": (['"a"', '"b"', '"c"', '"d\\ud83d"', '"\\ude00"', '"e"'], "abcd😀e"),
 }
 
@@ -157,8 +158,8 @@ HALVES: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize(("pieces", "text"), HALVES.values(), ids=HALVES.keys())
 def test_halves_of_characters_are_joined_across_events(pieces: list[str], text: str, name: str) -> None:
     spelt = b"".join(b'data: {"choices":[{"delta":{"%b":%b}}]}\n\n' % (name.encode(), p.encode()) for p in pieces)
-    read = Read(spelt + STOP + b"\n\n")
-    assert (read.text if name == "content" else read.reasoning, read.error) == (text, None)
+    for read in (Read(spelt + STOP + b"\n\n"), Read(spelt + STOP + b"\n\n", [1])):
+        assert (read.text if name == "content" else read.reasoning, read.error) == (text, None)
 
 
 @pytest.mark.parametrize("half", ["\\ud83d", "\\ude00"])

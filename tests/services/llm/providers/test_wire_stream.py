@@ -246,10 +246,13 @@ async def test_a_finish_reason_on_every_event_does_not_end_the_answer(monkeypatc
     assert (whole, answer.error) == ("abc", None)
 
 
-async def test_text_after_a_finish_reason_shows_that_it_was_none(monkeypatch):
+@pytest.mark.parametrize("late", [{"content": "d"}, {"content": "d", "reasoning": "hm"}], ids=["plain", "rare"])
+async def test_what_comes_after_a_finish_reason_shows_that_it_was_none(monkeypatch, late):
     monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
-    answer = await answer_to(*say("a"), chunk({}, "stop"), chunk({"content": "b"}), Wait(0.3), *say("c"), *finish())
-    assert (answer.text, answer.error) == ("abc", None)
+    before = [chunk({"content": piece}) for piece in "abc"]
+    answer = await answer_to(*before, chunk({}, "stop"), chunk(late), Wait(0.4), chunk({"content": "e"}), *finish())
+    assert answer.text == ("abce" if "reasoning" in late else "abcde")
+    assert answer.error is None
 
 
 @pytest.mark.parametrize("ending", [Stall(), Cut()], ids=["silent", "cut"])
