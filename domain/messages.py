@@ -8,10 +8,13 @@ Role = Literal["user", "assistant", "system", "developer", "tool"]
 Content = str | Sequence[Mapping[str, Any]]
 """Text, or parts of OpenAI's shapes: text, image_url."""
 
+VENDOR_FIELDS = "vendor_fields"
+"""Where a message keeps the fields that are in no specification of ours, by their name on the wire."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation. `more` holds what some roles add: `name`, `tool_calls`, `tool_call_id`."""
+    """One message of a conversation. `more`: what some roles add (`name`, `tool_calls`, …), and `vendor_fields`."""
 
     role: Role
     content: Content

@@ -7,7 +7,7 @@ from typing import Any
 from api.json_body import short_text
 from config.settings import Settings
 from domain.errors import BadRequest, InvalidParameter
-from domain.messages import Content, Message, Role
+from domain.messages import VENDOR_FIELDS, Content, Message, Role
 from services.llm.history import CALL_FIELDS
 from services.llm.images import image_as_data_uri
 
@@ -71,7 +71,7 @@ def _more(message: Mapping[str, Any], role: Role, where: str) -> dict[str, Any]:
     """What a role adds to its text, and the fields of a vendor's own; what OpenAI's SDK adds to its answers is not."""
     more: dict[str, Any] = {}
     if fields := {name: value for name, value in message.items() if name not in OPENAIS_FIELDS and value is not None}:
-        more["vendor_fields"] = fields
+        more[VENDOR_FIELDS] = fields
     if isinstance(name := message.get("name"), str) and role != "tool":
         more["name"] = name
     if role == "tool":
@@ -143,7 +143,7 @@ def _chars(message: Message) -> int:
     else:
         own = sum(len(part["text"]) for part in message.content if part["type"] == "text")
     own += sum(len(call["function"]["arguments"]) for call in message.more.get("tool_calls", ()))
-    fields = message.more.get("vendor_fields")
+    fields = message.more.get(VENDOR_FIELDS)
     return own + len(repr(fields)) if fields else own
 
 

@@ -12,13 +12,11 @@ from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, Too
 from langchain_core.messages.tool import invalid_tool_call as create_invalid_tool_call
 from langchain_core.messages.tool import tool_call as create_tool_call
 
-from domain.messages import Message
+from domain.messages import VENDOR_FIELDS, Message
+from services.llm.providers.surrogates import encodable
 
 RAW_TOOL_CALLS = "tool_calls"
 """LangChain's own name for the calls as they stood on the wire."""
-
-VENDOR_FIELDS = "vendor_fields"
-"""The fields of a message that are in no specification of ours, by their name on the wire."""
 
 REASONING = ("reasoning_content", "reasoning")
 PART_FIELDS: Mapping[str, frozenset[str]] = {
@@ -134,6 +132,7 @@ def _known_part(part: Any) -> Any:
 def _parsed(text: str) -> Any:
     """The value that the text spells; `None` for text that spells none."""
     try:
-        return json.loads(text or "{}", strict=False)
+        # Half a character may be spelt in the arguments' own escapes too.
+        return encodable(json.loads(text or "{}", strict=False))
     except (ValueError, RecursionError):
         return None

@@ -1,21 +1,19 @@
 """From deltas to LangChain's messages: gathered whole for `ainvoke`, piece by piece for `astream`."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import orjson
-from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
-from langchain_core.messages.tool import invalid_tool_call as create_invalid_tool_call
-from langchain_core.messages.tool import tool_call as create_tool_call
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
+from domain.messages import VENDOR_FIELDS
 from domain.runs import ModelDelta
+from services.llm.history import RAW_TOOL_CALLS, parse_tool_calls
 from services.llm.providers.provider import AnswerChunk, Delta
-from services.llm.providers.surrogates import encodable
-from services.llm.vendor_fields import CALL_FIELDS, merged, with_fields
+from services.llm.vendor_fields import merged, with_fields
 
 
 class WholeMessage:
@@ -53,13 +51,15 @@ class WholeMessage:
             for index, more in _call_fields(chunk).items():
                 call_fields[index] = merged(call_fields.get(index, {}), more)
         joined = add_ai_message_chunks(AIMessageChunk(content=""), *rest)
-        calls, invalid_calls = _tool_calls(joined)
+        if raw := _raw_calls(joined, call_fields):
+            fields[RAW_TOOL_CALLS] = raw
+        calls, invalid_calls = parse_tool_calls(raw)
         message = AIMessage(
             content="".join(self._texts),
             tool_calls=calls,
             invalid_tool_calls=invalid_calls,
             usage_metadata=usage,
-            additional_kwargs=_with_call_fields(fields, joined, call_fields),
+            additional_kwargs=fields,
             response_metadata=info,
         )
         return ChatGeneration(message=message, generation_info=info)
@@ -69,34 +69,19 @@ def _call_fields(chunk: ChatGenerationChunk) -> Mapping[int, dict[str, Any]]:
     return chunk.call_fields if isinstance(chunk, AnswerChunk) else {}
 
 
-def _with_call_fields(
-    fields: dict[str, Any], joined: AIMessageChunk, call_fields: Mapping[int, dict[str, Any]]
-) -> dict[str, Any]:
-    """What the vendor said of the message, and of its tool calls by their ids."""
-    if not call_fields:
-        return fields
-    ids = {fragment["index"]: fragment["id"] for fragment in joined.tool_call_chunks}
-    return {**fields, CALL_FIELDS: {ids[index]: more for index, more in call_fields.items() if ids.get(index)}}
-
-
-def _tool_calls(joined: AIMessageChunk) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """The calls, and those whose arguments are no object. LangChain's chunks complete a JSON that was cut off: a tool
-    would then be called with half an argument."""
-    calls: list[ToolCall] = []
-    invalid: list[InvalidToolCall] = []
-    for fragment in joined.tool_call_chunks:
-        name, text, call_id = fragment["name"] or "", fragment["args"] or "", fragment["id"]
-        try:
-            # Half a character may be spelt in the arguments' own escapes too.
-            arguments = encodable(json.loads(text or "{}", strict=False))
-        except (ValueError, RecursionError):
-            arguments = None
-        if isinstance(arguments, dict):
-            calls.append(create_tool_call(name=name, args=arguments, id=call_id))
-        else:
-            problem = "the arguments are not a JSON object"
-            invalid.append(create_invalid_tool_call(name=name, args=text, id=call_id, error=problem))
-    return calls, invalid
+def _raw_calls(joined: AIMessageChunk, call_fields: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls as they stood on the wire, whose arguments go back to the letter with the next turn."""
+    return [
+        with_fields(
+            {
+                "id": fragment["id"],
+                "type": "function",
+                "function": {"name": fragment["name"] or "", "arguments": fragment["args"] or ""},
+            },
+            call_fields.get(fragment["index"] or 0, {}),
+        )
+        for fragment in joined.tool_call_chunks
+    ]
 
 
 def text_of(chunk: ChatGenerationChunk) -> list[str]:
@@ -108,7 +93,8 @@ def text_of(chunk: ChatGenerationChunk) -> list[str]:
 def rare_delta(chunk: ChatGenerationChunk, model: str) -> ModelDelta | None:
     """What a chunk says beside its text, as a delta of OpenAI's shape; `None` when that is nothing."""
     message, info = chunk.message, chunk.generation_info or {}
-    content: dict[str, Any] = dict(message.additional_kwargs)
+    content: dict[str, Any] = {**message.additional_kwargs, **message.additional_kwargs.get(VENDOR_FIELDS, {})}
+    content.pop(VENDOR_FIELDS, None)
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
         fields = _call_fields(chunk)
         content["tool_calls"] = [
@@ -158,7 +144,7 @@ def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
     ]
     chunk = AIMessageChunk(
         content=message.content,
-        additional_kwargs=message.additional_kwargs,
+        additional_kwargs={key: kept for key, kept in message.additional_kwargs.items() if key != RAW_TOOL_CALLS},
         tool_call_chunks=fragments,
         usage_metadata=message.usage_metadata,
     )

@@ -6,9 +6,6 @@ from typing import Any
 TEXT_FIELDS = frozenset({"reasoning_content", "refusal"})
 """Texts that come in pieces; two equal ones are two."""
 
-CALL_FIELDS = "tool_call_fields"
-"""Where a message keeps what its vendor said of its tool calls, by their ids: in its `additional_kwargs`."""
-
 
 def merged(gathered: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The fields with those of a later piece: texts and lists go on, objects fill up, and other values change.

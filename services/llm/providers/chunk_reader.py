@@ -9,11 +9,12 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from core.http_client import HttpClient
+from domain.messages import VENDOR_FIELDS
 from services.llm.providers.provider import AnswerChunk, Delta
 from services.llm.providers.usage import counted_in
 from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
 
-READ_KEYS = frozenset({"role", "content", "tool_calls", "reasoning", "reasoning_content"})
+READ_KEYS = frozenset({"role", "content", "tool_calls", "reasoning", "reasoning_content", "refusal"})
 READ_KEYS_OF_CALLS = frozenset({"index", "id", "type"})
 MARGIN = 12
 """How many objects a vendor's field may be nested in on its way out: the encoder has a bound on depth."""
@@ -64,14 +65,18 @@ def read_chunk(parsed: Mapping[str, Any]) -> AnswerChunk:
 
 
 def _fields_of(delta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the message says beside its text: reasoning under one name, and what only the vendor knows."""
-    told: dict[str, Any] = {}
+    """What the message says beside its text: reasoning under one name, a refusal, and what only the vendor knows."""
+    kept: dict[str, Any] = {}
     reasoning = delta.get("reasoning_content") or delta.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
-        told["reasoning_content"] = reasoning
+        kept["reasoning_content"] = reasoning
     if len(delta) > 1 or "content" not in delta:
-        told |= {key: value for key, value in delta.items() if key not in READ_KEYS and _is_worth_passing(value)}
-    return told
+        if refusal := delta.get("refusal"):
+            kept["refusal"] = refusal
+        fields = {key: value for key, value in delta.items() if key not in READ_KEYS and _is_worth_passing(value)}
+        if fields:
+            kept[VENDOR_FIELDS] = fields
+    return kept
 
 
 def _fragment(fragment: Mapping[str, Any]) -> ToolCallChunk:

@@ -18,7 +18,7 @@ class AnswerChunk(ChatGenerationChunk):
 
     `counted`: the provider's figures, as far as it gave them. `call_fields`: what only the vendor knows of a tool call
     (`extra_content`, `provider_specific_fields`), by the call's index; such fields of the message itself are in its
-    `additional_kwargs`.
+    `additional_kwargs`, under `vendor_fields`.
     """
 
     counted: Counted | None = Field(default=None, exclude=True)

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-from langchain_core.messages import AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from pydantic import BaseModel, ConfigDict
 
@@ -247,11 +247,35 @@ async def test_what_only_the_vendor_knows_is_kept_on_the_message_and_by_the_ids_
     more = chunk({"annotations": [2], "mark": {"a": 1}, "provider_specific_fields": "x", "none": None, "empty": []})
     async with model([first, more, chunk({"mark": {"b": 2}}), *finish(reason="tool_calls")]) as (llm, _, _):
         message = await llm.bind_tools([add]).ainvoke(QUESTION)
+    fields = {"annotations": [1, 2], "mark": {"a": 1, "b": 2}, "provider_specific_fields": "x"}
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
     assert message.additional_kwargs == {
-        "annotations": [1, 2],
-        "mark": {"a": 1, "b": 2},
-        "provider_specific_fields": "x",
-        "tool_call_fields": {"call_1": {"extra_content": SIGNATURE}},
+        "vendor_fields": fields,
+        "tool_calls": [{**call, "extra_content": SIGNATURE}],
+    }
+
+
+async def test_what_a_model_sent_goes_back_to_it_with_the_tools_answer():
+    first, *_ = call_tool("add")
+    assert isinstance(first, Chunk)
+    assert isinstance(first.content, dict)
+    delta = first.content["choices"][0]["delta"]
+    delta |= {"reasoning_content": "Adding", "mark": {"a": 1}}
+    delta["tool_calls"][0]["extra_content"] = SIGNATURE
+    delta["tool_calls"][0]["function"]["arguments"] = '{"a":1,"b":2}'
+    async with model([first, *finish(reason="tool_calls")], BONJOUR) as (llm, _, provider):
+        tooled = llm.bind_tools([add])
+        message = await tooled.ainvoke(QUESTION)
+        await tooled.ainvoke([*QUESTION, message, ToolMessage("3", tool_call_id="call_1")])
+        sent = provider.requests[1]["messages"][1]
+    function = {"name": "add", "arguments": '{"a":1,"b":2}'}
+    call = {"id": "call_1", "type": "function", "function": function, "extra_content": SIGNATURE}
+    assert sent == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call],
+        "reasoning_content": "Adding",
+        "mark": {"a": 1},
     }
 
 
@@ -259,7 +283,7 @@ async def test_a_vendors_field_that_changes_its_kind_does_not_break_the_answer()
     pieces = [chunk({"mark": mark, "content": "a"}) for mark in (1, 2, "x", {"y": 1}, [3])]
     async with model([*pieces, *finish()]) as (llm, _, _):
         message = await llm.ainvoke(QUESTION)
-    assert (message.content, message.additional_kwargs) == ("aaaaa", {"mark": [3]})
+    assert (message.content, message.additional_kwargs) == ("aaaaa", {"vendor_fields": {"mark": [3]}})
 
 
 async def test_a_vendors_field_that_our_encoder_does_not_take_is_left_out():
