@@ -213,8 +213,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         limit_s = self._limits.body_idle_timeout_s
         begun, received = self._window
         is_slow = now - begun > limit_s and self._received - received < MIN_BODY_BYTES_PER_S * (now - begun)
-        is_for_nobody = self.cycle.response_complete and now - begun > limit_s
-        if is_slow or is_for_nobody or now - self._active_at > limit_s:
+        is_unread = self.cycle.response_complete and now - begun > limit_s
+        if is_slow or is_unread or now - self._active_at > limit_s:
             problem = (
                 f"nothing for {limit_s:g} s (BODY_IDLE_TIMEOUT_S), or less than {MIN_BODY_BYTES_PER_S} bytes a second"
             )

@@ -100,7 +100,7 @@ class LocalRuntime:
 
     @property
     def api_key(self) -> SecretStr | None:
-        """What the process asks of its callers, made at its start; `None` while it is not ready."""
+        """What the process requires of its callers, made at its start; `None` while it is not ready."""
         return self._api_key
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""A JSON body is bounded in its structure, its depth and its integers before it costs anybody anything."""
+"""A JSON body is bounded in its structure, its depth and its integers before it costs others anything."""
 
 import json
 import time

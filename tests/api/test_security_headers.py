@@ -117,7 +117,7 @@ async def test_head_of_what_is_not_there_or_takes_no_get(client: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("path", ["/health/", "/completion/", "/v1/models/", "/docs/"])
-async def test_a_final_slash_sends_nobody_to_the_host_header(client: httpx.AsyncClient, path: str) -> None:
+async def test_a_final_slash_redirects_to_no_host(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.get(path, headers={"Host": "evil.example"})
     assert answer.status_code == 404
     assert "location" not in answer.headers

@@ -123,7 +123,7 @@ async def ask_streaming(local: LocalRuntime) -> str:
     return "".join(pieces)
 
 
-async def test_its_port_asks_for_a_key_that_is_made_at_each_start(settings: Settings) -> None:
+async def test_its_port_requires_a_key_that_is_made_at_each_start(settings: Settings) -> None:
     """Loopback is open to every user and every page of this machine."""
     async with running(settings) as first:
         url = await first.base_url(READY_TIMEOUT_S)
