@@ -1,6 +1,7 @@
 """What a body is, by its bytes and not by its label: events, JSON in one piece, or a page."""
 
 import json
+import re
 from typing import Literal
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -44,3 +45,11 @@ def contents_of(event: bytes) -> tuple[list[bytes], bytes | None]:
     is_error = bool(errors) or (b"event", b"error") in fields
     several = len(data) > 1 and is_object(data[0])
     return (data if several else [b"\n".join(data)]), b"\n".join(errors or data) if is_error else None
+
+
+def words_of_page(page: bytes) -> str:
+    """A page by its first words, without its tags: what whoever stands in front of the provider says."""
+    text = re.sub(
+        r"<(style|script)\b.*?(</\1>|$)|<[^>]*(>|$)", " ", page[:4000].decode("utf-8", "replace"), flags=re.DOTALL
+    )
+    return f"a page ({' '.join(text.split())[:100] or 'without words'})"

@@ -18,7 +18,17 @@ TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 class Normaliser:
     """Holds what must be known of the events before. `finished`: a finish reason was seen."""
 
-    __slots__ = ("_calls", "_halves", "_has_begun", "_has_spoken", "_is_doubtful", "_provider", "_reason", "finished")
+    __slots__ = (
+        "_calls",
+        "_halves",
+        "_has_begun",
+        "_has_spoken",
+        "_is_doubtful",
+        "_provider",
+        "_reason",
+        "ended_with_text",
+        "finished",
+    )
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
@@ -28,6 +38,7 @@ class Normaliser:
         self._has_spoken = False
         self._is_doubtful = False
         self._reason: str | None = None
+        self.ended_with_text = False
         self.finished = False
 
     @property
@@ -136,6 +147,7 @@ class Normaliser:
             self._has_spoken = self._has_spoken or has_content
             return
         self._reason = reason
+        self.ended_with_text = has_content
         self.finished = True
 
 

@@ -63,6 +63,8 @@ QUOTA_CODES = frozenset(
 )
 """Codes of an account that has nothing left: no other try will help, however the status reads."""
 
+SPEAKS_OF_CREDENTIALS = re.compile(r"key|token|credential|secret|bearer|auth|sign|sk-|\w{24}", re.IGNORECASE)
+
 NAMES_STREAM_OPTIONS = re.compile(r"stream_options|include_usage", re.IGNORECASE)
 
 
@@ -117,8 +119,12 @@ def _refused_account(provider: str, status: int, words: str) -> ProviderRefused:
     if status == 402:
         problem = f"{provider} answered 402: the server's credit there is used up, the operator must check its billing"
         return ProviderRefused(f"{problem}: {words}", retryable=False, upstream_status=status)
-    # The provider's own text may quote a part of the key.
-    problem = f"{provider} refused the server's credential ({status}): the operator must check its key"
+    if status == 403 and words != NO_WORDS and not SPEAKS_OF_CREDENTIALS.search(words):
+        # A moderation, a region, a model that the account may not use.
+        problem = f"{provider} answered 403 (not allowed): {words}"
+    else:
+        # The provider's own text may quote a part of the key.
+        problem = f"{provider} refused the server's credential ({status}): the operator must check its key"
     return ProviderRefused(problem, retryable=False, upstream_status=status)
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import orjson
 
 from domain.errors import ProviderCut, RouteurError
-from services.llm.providers.body_forms import BYTE_ORDER_MARK, Form, contents_of, form_of, is_object, with_line_feeds
+from services.llm.providers.body_forms import (
+    BYTE_ORDER_MARK,
+    Form,
+    contents_of,
+    form_of,
+    is_object,
+    with_line_feeds,
+    words_of_page,
+)
 from services.llm.providers.error_bodies import error_in
 from services.llm.providers.normaliser import Normaliser
 from services.llm.providers.quirks import AS_OPENAI, Quirks
@@ -112,11 +120,9 @@ class Decoder:
         deltas: list[list[str] | dict[str, Any]] = []
         rest, self._pending = self._pending.replace(b"\r", b"\n").strip(b"\n"), b""
         try:
-            if self.done:
-                pass
-            elif self._form == "json":
+            if self._form == "json" and not self.done:
                 self._read_json(rest, deltas)
-            elif rest:
+            elif rest and not self.done:
                 self._read_last(rest, deltas)
             if (held := self.normaliser.end()) is not None:
                 deltas.append(held)
@@ -129,8 +135,7 @@ class Decoder:
     def whole(self, body: bytes) -> list[list[str] | dict[str, Any]]:
         """The deltas of a body that has been read to its end. Raises what is wrong with it."""
         deltas = self.feed(body)
-        if self.failure is None:
-            deltas += self.end()
+        deltas += self.end() if self.failure is None else []
         if self.failure is not None:
             raise self.failure
         return deltas
@@ -148,10 +153,7 @@ class Decoder:
             if data.rstrip().endswith(b"}"):
                 self._read_json_that_is_whole(data, deltas)
         elif self._form == "page":
-            raise ProviderCut(
-                f"{self._provider} answered {self.content_type[:80]!r}, a page, where an answer was due",
-                retryable=True,
-            )
+            raise self._no_answer(words_of_page(data))
         self._reads_events = self._form == "events"
         return self._reads_events
 
@@ -363,7 +365,9 @@ class Decoder:
     def _unfinished(self, rest: bytes) -> ProviderCut:
         if self._saw_event or self.done:
             return ProviderCut(f"{self._provider} ended its answer without a finish reason", retryable=True)
-        words = " ".join(rest[:200].decode("utf-8", "replace").split()) or "nothing"
+        return self._no_answer(" ".join(rest[:200].decode("utf-8", "replace").split()) or "nothing")
+
+    def _no_answer(self, words: str) -> ProviderCut:
         problem = f"{self._provider} answered {self.content_type[:80]!r} where an answer was due: {words}"
         return ProviderCut(problem, retryable=True)
 

@@ -25,8 +25,8 @@ AFTER_FINISH_S = 2.0
 """How long usage and the end may come after the finish reason; then the answer stands, its usage estimated."""
 
 AFTER_DOUBTFUL_FINISH_S = 10.0
-"""How long more may come where a finish reason does not mean the end, since text came with it or after it; then the
-answer is cut."""
+"""How long more may come where a finish reason may not mean the end, since text came with it or after it. An answer
+that began with finish reasons, or went on after one, is cut then; another one stands."""
 
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
@@ -99,9 +99,11 @@ async def ask_whole(
 
 def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
     """After the finish reason only usage may follow: the caller, who has the text, is not kept waiting."""
-    if decoder.is_settled:
+    if not decoder.finished:
+        return endpoint.stall_timeout_s
+    if decoder.is_settled and not decoder.normaliser.ended_with_text:
         return AFTER_FINISH_S
-    return min(endpoint.stall_timeout_s, AFTER_DOUBTFUL_FINISH_S) if decoder.finished else endpoint.stall_timeout_s
+    return min(endpoint.stall_timeout_s, AFTER_DOUBTFUL_FINISH_S)
 
 
 def _waiting(failure: RouteurError, response: aiohttp.ClientResponse) -> RouteurError:

@@ -355,3 +355,5 @@ def test_a_page_is_an_error_that_shows_what_it_was(page: bytes) -> None:
     decoder.feed(page)
     assert isinstance(decoder.failure, ProviderCut)
     assert "text/html" in decoder.failure.message
+    assert "<" not in decoder.failure.message
+    assert ("busy" in decoder.failure.message) == (b"busy" in page)

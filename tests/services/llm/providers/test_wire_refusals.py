@@ -88,6 +88,12 @@ async def test_a_bill_that_is_not_paid_is_called_so():
     assert "You have depleted it" in answer.error.message
 
 
+async def test_a_403_that_is_not_about_the_credential_is_told_in_the_providers_words():
+    answer = await answer_to(Status(403, {"error": {"message": "Your input was flagged by moderation"}}))
+    assert type(answer.error) is ProviderRefused
+    assert "flagged by moderation" in answer.error.message
+
+
 REFUSALS_OF_STREAM_OPTIONS = [
     (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
     (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]}),

@@ -255,6 +255,15 @@ async def test_what_comes_after_a_finish_reason_shows_that_it_was_none(monkeypat
     assert answer.error is None
 
 
+async def test_a_finish_reason_beside_text_is_waited_on_longer_and_then_stands(monkeypatch):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    monkeypatch.setattr(wire, "AFTER_DOUBTFUL_FINISH_S", 0.6)
+    answer = await answer_to(*say("a"), chunk({"content": "b"}, "stop"), Wait(0.3), *say("c"), *finish())
+    assert (answer.text, answer.error) == ("ac", None)
+    kept_open = await answer_to(*say("a"), chunk({"content": "b"}, "stop"), Stall(), stall_s=STALL_S)
+    assert kept_open.error is None
+
+
 @pytest.mark.parametrize("ending", [Stall(), Cut()], ids=["silent", "cut"])
 async def test_an_answer_whose_finish_reasons_mean_nothing_is_never_half_of_one(monkeypatch, ending):
     monkeypatch.setattr(wire, "AFTER_DOUBTFUL_FINISH_S", 0.5)
