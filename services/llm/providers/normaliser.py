@@ -19,6 +19,7 @@ class Normaliser:
     """Holds what must be known of the events before. `finished`: a finish reason was seen."""
 
     __slots__ = (
+        "_by_messages",
         "_calls",
         "_halves",
         "_has_begun",
@@ -34,6 +35,7 @@ class Normaliser:
         self._provider = provider
         self._calls = ToolCalls(provider)
         self._halves = {name: Halves() for name in TEXTS}
+        self._by_messages = False
         self._has_begun = False
         self._has_spoken = False
         self._is_doubtful = False
@@ -103,7 +105,7 @@ class Normaliser:
         """A message that came whole, and the text of an old completion, are a delta that says it all."""
         delta = choice.get("delta")
         if delta is None:
-            delta = choice.get("message")
+            delta = self._message_of(choice)
         if delta is None and isinstance(choice.get("text"), str):
             delta = {"content": choice["text"]}
         if delta is None:
@@ -111,6 +113,15 @@ class Normaliser:
         if not isinstance(delta, dict):
             raise ProviderCut(f"{self._provider} sent a choice without a message", retryable=True)
         return delta
+
+    def _message_of(self, choice: dict[str, Any]) -> Any:
+        """The message of a choice, without the text that has come in deltas before: it then sums the answer up."""
+        message = choice.get("message")
+        if not self._has_spoken:
+            self._by_messages = True
+        if isinstance(message, dict) and not self._by_messages:
+            return {key: value for key, value in message.items() if key not in TEXTS}
+        return message
 
     def _texts(self, delta: dict[str, Any]) -> dict[str, Any]:
         """The delta with whole characters, and with blocks of content told apart: text, and thoughts."""

@@ -66,7 +66,6 @@ class Decoder:
         self._form: Form | None = None
         self._reads_events = False
         self._saw_event = False
-        # What stands before and after the content of a plain piece; see `_learn`.
         self._before = b""
         self._after = b""
         self._candidate = (b"", b"")
@@ -363,13 +362,15 @@ class Decoder:
         return _NotJson(f"{self._provider} sent an event that is not JSON: {words}", retryable=True)
 
     def _unfinished(self, rest: bytes) -> ProviderCut:
-        if self._saw_event or self.done:
-            return ProviderCut(f"{self._provider} ended its answer without a finish reason", retryable=True)
-        return self._no_answer(" ".join(rest[:200].decode("utf-8", "replace").split()) or "nothing")
+        words = " ".join(rest[:200].decode("utf-8", "replace").split())
+        if not self._saw_event and not self.done:
+            return self._no_answer(words or "nothing")
+        more = f": {words}" if words and not rest.startswith((b"data", b"event", b"id", b":")) else ""
+        return ProviderCut(f"{self._provider} ended its answer without a finish reason{more}", retryable=True)
 
     def _no_answer(self, words: str) -> ProviderCut:
-        problem = f"{self._provider} answered {self.content_type[:80]!r} where an answer was due: {words}"
-        return ProviderCut(problem, retryable=True)
+        label = self.content_type[:80]
+        return ProviderCut(f"{self._provider} answered {label!r} where an answer was due: {words}", retryable=True)
 
     def _too_large(self) -> ProviderCut:
         return ProviderCut(f"{self._provider} sent an event of over {MAX_EVENT_BYTES} bytes", retryable=False)

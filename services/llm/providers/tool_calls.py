@@ -157,11 +157,12 @@ class ToolCalls:
         if not isinstance(function, dict):
             raise self._unreadable()
         more = {key: raw[key] for key in raw.keys() - OWN_KEYS - (FLAT_KEYS if is_flat else frozenset())}
-        if more_of_function := {key: function[key] for key in function.keys() - FLAT_KEYS}:
+        if more_of_function := {key: function[key] for key in function.keys() - FLAT_KEYS - {"index"}}:
             more["function"] = more_of_function
         name = function.get("name")
         return _Fragment(
-            _index_of(raw.get("index")),
+            # Ollama puts it into the function.
+            _index_of(raw.get("index", function.get("index"))),
             _id_of(raw.get("id")),
             name if isinstance(name, str) else "",
             _arguments_of(function.get("arguments")),

@@ -196,6 +196,10 @@ CASES: dict[str, tuple[list[Any], list[Call]]] = {
         [[{"index": 0, "id": "a"}], [part('{"city": ', index=0)], [part('"Paris"}', "weather", index=0)]],
         TWO[:1],
     ),
+    "the index inside the function": (
+        [[{"id": "a", "function": {"index": 0, "name": "weather", "arguments": {}}}]],
+        [("a", "weather", "{}")],
+    ),
     "an id that is a number": ([[part(PARIS, "weather", 7, 0)]], [("7", "weather", PARIS)]),
     "an empty fragment at the end": ([[part(PARIS, "weather", "a", 0)], [part("", index=0)], [{"index": 1}]], TWO[:1]),
 }

@@ -97,6 +97,10 @@ FORMS: dict[str, bytes] = {
     "text after the finish reason": BON + b"\n\n" + STOP + b"\n\n" + JOUR + b"\n\n" + DONE,
     "half an event after the end": b"\n\n".join(EVENTS[:3]) + b'\n\ndata: {"choi',
     "null choices in between": BON + b'\n\ndata: {"choices": null}\n\ndata: {}\n\n' + JOUR + b"\n\n" + STOP,
+    "messages for deltas": b"".join(
+        b"data: " + json.dumps(whole(*p)).encode() + b"\n\n" for p in [("Bon", None), ("jour",)]
+    ),
+    "a message that sums up": BON + b"\n\n" + JOUR + b"\n\ndata: " + json.dumps(whole()).encode(),
     "a ping of its own type": b'event: ping\ndata: {"type": "ping"}\n\n' + b"\n\n".join(EVENTS) + b"\n\n",
 }
 
@@ -265,6 +269,8 @@ def test_an_error_under_status_200_is_told_in_the_providers_words(error: Any, pl
         f'event: error\ndata: {{"message": "{WORDS}"}}\n\n',
         f'event: error\ndata: {{"error": {{"message": "{WORDS}"}}}}\n\n',
         f"event: error\ndata: {WORDS}\n\n",
+        f'{{"error": {{"message": "{WORDS}"}}}}',
+        f'{{"detail": "{WORDS}"}}\n\n',
         f"event:error\r\ndata:{WORDS}",
         f'[{{"error": {{"message": "{WORDS}"}}}}]',
         WORDS,
@@ -272,7 +278,7 @@ def test_an_error_under_status_200_is_told_in_the_providers_words(error: Any, pl
     ],
 )
 def test_an_error_by_its_label_or_as_bare_words_is_told_too(spelt: str) -> None:
-    for before in (b"", BON + b"\n\n") if spelt[0] not in "[t" else (b"",):
+    for before in (b"", BON + b"\n\n") if spelt[0] != "[" else (b"",):
         error = Read(before + spelt.encode()).error
         assert error is not None
         assert WORDS in error.message
