@@ -10,6 +10,7 @@ from api.json_response import json_response
 from domain.errors import (
     AgentFailed,
     AgentUnavailable,
+    InsufficientQuota,
     InvalidParameter,
     ModelUnavailable,
     ProviderError,
@@ -83,6 +84,8 @@ def openai_error(problem: Problem) -> dict[str, Any]:
     """The object inside, which is also what a stream that fails on its way sends."""
     status = _openai_status(problem)
     kind = "server_error" if status >= 500 else OPENAI_TYPES.get(status, "invalid_request_error")
+    if isinstance(problem.error, InsufficientQuota):
+        kind = InsufficientQuota.code  # As OpenAI names both.
     return {
         "message": problem.message,
         "type": kind,

@@ -47,12 +47,14 @@ def _silent(name: str, *script: Step, spoke: bool = False) -> Fault:
 
 GARBAGE = Chunk(b"data: {oops\n\n")
 HALF_A_JSON = Chunk(b'data: {"choices": [{"index": 0, "delta": {"cont')
+USED_UP = Status(429, {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}})
 FAULTS = (
     _refused(401, attempts=1, alone=1),
     _refused(402, attempts=1, alone=1),
     _refused(404, "model_not_served", attempts=1, alone=1, status=404),
     _refused(408, attempts=1),
     _refused(429, "rate_limited_by_provider", attempts=1, status=429),
+    Fault("a used-up quota", (USED_UP,), "insufficient_quota", "billing", 1, 1, spent="nothing", status=429),
     _refused(500),
     _refused(503),
     _silent("a stall before the first token", *say(), Stall()),
