@@ -8,7 +8,6 @@ from typing import Any
 from domain.errors import ProviderCut
 from services.llm.providers.error_bodies import error_in
 from services.llm.providers.finish_reasons import finish_reason_of, is_failure
-from services.llm.providers.refusals import words_of
 from services.llm.providers.surrogates import Halves
 from services.llm.providers.tool_calls import ToolCalls
 
@@ -87,8 +86,7 @@ class Normaliser:
         delta = self._texts(given)
         called = self._tool_calls(delta)
         if is_failure(choice.get("finish_reason")):
-            words = words_of(choice.get("message") or {})
-            raise ProviderCut(f"{self._provider} could not finish its answer ({words})", retryable=True)
+            raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
         reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
         if reason is None and self._reason == "stop" and self._calls.seen:
             reason = "tool_calls"
@@ -164,7 +162,7 @@ class Normaliser:
 
 def _with_calls(delta: dict[str, Any], called: list[dict[str, Any]]) -> dict[str, Any]:
     given = delta.get("tool_calls")
-    if "function_call" in delta:
+    if delta.get("function_call"):
         delta = {key: value for key, value in delta.items() if key != "function_call"}
     if not given and not called:
         return delta
