@@ -233,7 +233,7 @@ class Endpoint(_Entry):
     base_url: str = Field(pattern=r"^https?://")
     needs_key: bool = False
     stream_options: bool = True
-    """Where not, usage comes without being asked for, or is estimated."""
+    """Where not, usage comes without the option, or is estimated."""
 
 
 class Route(_Entry):

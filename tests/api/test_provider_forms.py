@@ -59,23 +59,23 @@ async def call(client: httpx.AsyncClient, door: str) -> Answer:
         objects = [json.loads(block[6:]) for block in blocks]
     else:
         objects = [response.json()]
-    for told in objects:
-        read_native(answer, told) if path == "/completion" else read_openai(answer, told)
+    for each in objects:
+        read_native(answer, each) if path == "/completion" else read_openai(answer, each)
     return answer
 
 
-def read_native(answer: Answer, told: dict[str, Any]) -> None:
-    answer.text += told.get("content", "") + told.get("response", "")
-    metadata = told.get("metadata", {})
-    answer.error = told.get("error") or metadata.get("error")
-    answer.usage = metadata.get("usage") or told.get("usage") or {}
+def read_native(answer: Answer, body: dict[str, Any]) -> None:
+    answer.text += body.get("content", "") + body.get("response", "")
+    metadata = body.get("metadata", {})
+    answer.error = body.get("error") or metadata.get("error")
+    answer.usage = metadata.get("usage") or body.get("usage") or {}
     answer.estimated = metadata.get("impact", {}).get("estimated")
 
 
-def read_openai(answer: Answer, told: dict[str, Any]) -> None:
-    answer.error = told.get("error")
-    answer.usage = told.get("usage") or answer.usage
-    for choice in told.get("choices", ()):
+def read_openai(answer: Answer, body: dict[str, Any]) -> None:
+    answer.error = body.get("error")
+    answer.usage = body.get("usage") or answer.usage
+    for choice in body.get("choices", ()):
         content = choice.get("delta") or choice.get("message") or {}
         answer.text += content.get("content") or ""
         answer.reason = choice["finish_reason"] or answer.reason
@@ -213,7 +213,7 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
 @EVERY_DOOR
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
-async def test_an_error_under_status_200_is_told_in_the_providers_words(
+async def test_an_error_under_status_200_reaches_the_caller_in_the_providers_words(
     client: httpx.AsyncClient, provider: ScriptedProvider, door: str, form: Callable[[bytes], bytes], error: bytes
 ) -> None:
     play(provider, [JSON, Chunk(form(error))])
@@ -224,7 +224,7 @@ async def test_an_error_under_status_200_is_told_in_the_providers_words(
 
 
 @EVERY_DOOR
-async def test_an_error_in_the_middle_is_told_in_the_providers_words(
+async def test_an_error_in_the_middle_reaches_the_caller_in_the_providers_words(
     client: httpx.AsyncClient, provider: ScriptedProvider, door: str
 ) -> None:
     play(provider, [Chunk(text("Bon") + b'data: {"error": {"message": "%b", "code": 400}}\n\n' % WORDS.encode())])
@@ -235,7 +235,7 @@ async def test_an_error_in_the_middle_is_told_in_the_providers_words(
 
 
 @EVERY_DOOR
-async def test_a_used_up_quota_is_told_by_its_own_code_after_one_call(
+async def test_a_used_up_quota_has_its_own_code_and_is_called_once(
     client: httpx.AsyncClient, provider: ScriptedProvider, door: str
 ) -> None:
     play(provider, [Status(429, {"error": {"message": "check your plan", "code": "insufficient_quota"}})])
@@ -306,15 +306,15 @@ async def test_a_figure_that_was_not_counted_is_estimated_and_never_0(
     play(provider, [Chunk(text("Bon") + text("jour") + STOP + last + DONE)])
     answer = await call(client, door)
     assert answer.text == "Bonjour"
-    told = answer.usage
+    content = answer.usage
     found = [
-        told.get("prompt_tokens", told.get("input_tokens")),
-        told.get("completion_tokens", told.get("output_tokens")),
+        content.get("prompt_tokens", content.get("input_tokens")),
+        content.get("completion_tokens", content.get("output_tokens")),
     ]
     assert all(figure > 0 for figure in found)
     assert [figure for figure, due in zip(found, (read, written), strict=True) if due is not None] == [
         due for due in (read, written) if due is not None
     ]
-    assert sum(found) == told["total_tokens"]
+    assert sum(found) == content["total_tokens"]
     if answer.estimated is not None:
         assert answer.estimated is estimated

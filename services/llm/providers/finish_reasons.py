@@ -18,7 +18,7 @@ WORDS: Mapping[str, FinishReason] = {
     **dict.fromkeys(("content_filter", "content_filtered", "safety", "sensitive", "recitation"), "content_filter"),
     **dict.fromkeys(("prohibited_content", "blocklist", "spii", "refusal", "guardrail_intervened"), "content_filter"),
 }
-"""Every other word means that the model had said all: `stop`, `eos`, `end_turn`, `STOP`, …"""
+"""Every other word means that the model was done: `stop`, `eos`, `end_turn`, `STOP`, …"""
 
 
 def finish_reason_of(given: Any, *, has_tool_calls: bool) -> FinishReason | None:

@@ -71,7 +71,7 @@ class Normaliser:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
         choice = self._choice(choices[0])
-        # One answer is asked for: a second choice would be another one.
+        # One answer is requested: a second choice would be another one.
         return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
 
     def end(self) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ class Normaliser:
         return message
 
     def _texts(self, delta: dict[str, Any]) -> dict[str, Any]:
-        """The delta with whole characters, and with blocks of content told apart: text, and thoughts."""
+        """The delta with whole characters, and with blocks of content split: text, and thoughts."""
         content = delta.get("content")
         if content is not None and not isinstance(content, str):
             text, thoughts = _of_blocks(content)

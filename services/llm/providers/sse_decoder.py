@@ -332,10 +332,10 @@ class Decoder:
     def _failure_of(self, content: bytes) -> RouteurError:
         """What an error says that is one by its label: an object, or words."""
         try:
-            told = encodable(json.loads(content))
+            reason = encodable(json.loads(content))
         except (ValueError, RecursionError):
-            told = content.decode("utf-8", "replace")
-        named = told if isinstance(told, dict) and told.get("error") else {"error": told or "no reason"}
+            reason = content.decode("utf-8", "replace")
+        named = reason if isinstance(reason, dict) and reason.get("error") else {"error": reason or "no reason"}
         own = self._refusal_in(named, 200) if self._refusal_in is not None else None
         failure = own or error_in(self._provider, named)
         return failure or ProviderCut(f"{self._provider} failed in mid-answer", retryable=True)

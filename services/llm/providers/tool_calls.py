@@ -129,7 +129,7 @@ class ToolCalls:
             if call is None:
                 continue
             self._touch(call, fragment)
-            if (normal := _told(call, fragment)) is not None:
+            if (normal := _normal_form(call, fragment)) is not None:
                 sent.append(normal)
         self._positions = self._touched
         left = [call for call in waiting if not any(call is touched for touched in self._touched)]
@@ -140,7 +140,7 @@ class ToolCalls:
         return [_empty(call) for call in self._calls if call.waits and call.name]
 
     def end(self) -> list[dict[str, Any]]:
-        """What was held back. Raises `ProviderCut` for a call that never said which tool it calls."""
+        """What was held back. Raises `ProviderCut` for a call that never names its tool."""
         empty = self.settle()
         if any(not call.is_sent for call in self._calls):
             raise ProviderCut(f"{self._provider} sent a tool call without a name", retryable=True)
@@ -202,7 +202,7 @@ class ToolCalls:
         if not fragment.may_begin:
             return other_id and fragment.name != "" and candidate.is_complete
         if not fragment.name:
-            # A call whose name is still to come, after one that has said all.
+            # A call whose name is still to come, after one that is complete.
             return other_id and candidate.is_complete
         if other_id or not candidate.name:
             return other_id
@@ -241,8 +241,8 @@ class ToolCalls:
         return ProviderCut(f"{self._provider} sent tool calls that cannot be read", retryable=True)
 
 
-def _told(call: _Call, fragment: _Fragment) -> dict[str, Any] | None:
-    """The fragment in OpenAI's form; `None` while the call cannot begin yet, and for what was said before."""
+def _normal_form(call: _Call, fragment: _Fragment) -> dict[str, Any] | None:
+    """The fragment in OpenAI's form; `None` while the call cannot begin yet, and for what came before."""
     call.waits = not call.is_sent and not call.parts and fragment.arguments.strip() == "{}"
     new = "" if call.waits else _new_arguments(call, fragment)
     call.append(new)

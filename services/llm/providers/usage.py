@@ -1,4 +1,4 @@
-"""What a provider counted, as far as it said so: figures that make no sense are unknown, never 0."""
+"""What a provider counted, as far as it reported: figures that make no sense are unknown, never 0."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -59,8 +59,8 @@ async def stream_events(
 ) -> AsyncGenerator[list[str] | dict[str, Any]]:
     """Send the payload and yield what comes: batches of text pieces, and every object that holds more.
 
-    Raises `ProviderError` unless the stream said why it finished: a cut answer is not an answer. `whole`: it was asked
-    for in one piece, and nothing bounds the wait for its first byte.
+    Raises `ProviderError` unless the stream gave a finish reason: a cut answer is not an answer. `whole`: it was
+    requested in one piece, and nothing bounds the wait for its first byte.
     """
     decoder = Decoder(endpoint.provider, endpoint.quirks)
     with _as_provider_errors(endpoint, decoder):
@@ -107,7 +107,7 @@ def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
 
 
 def _waiting(failure: RouteurError, response: aiohttp.ClientResponse) -> RouteurError:
-    """The failure that the body told of, with the wait that the headers ask for."""
+    """The failure that the body reported, with the wait that the headers ask for."""
     if isinstance(failure, ProviderError) and failure.retry_after_s is None:
         failure.retry_after_s = retry_after_of(response)
     return failure
@@ -116,7 +116,7 @@ def _waiting(failure: RouteurError, response: aiohttp.ClientResponse) -> Routeur
 async def _ask(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
 ) -> aiohttp.ClientResponse:
-    """The response, its headers read. An endpoint that refuses `stream_options` is asked once more, without it."""
+    """The response, its headers read. An endpoint that refuses `stream_options` is called once more, without it."""
     bare = {key: value for key, value in payload.items() if key != "stream_options"}
     if not endpoint.memory.takes_stream_options:
         payload = bare

@@ -21,7 +21,7 @@ def part(arguments: Any = "", name: Any = None, call_id: Any = None, index: Any 
     return {"function": function} | {key: value for key, value in given_fields.items() if value is not None}
 
 
-def told(*events: Any) -> list[dict[str, Any]]:
+def fragments_of(*events: Any) -> list[dict[str, Any]]:
     """The fragments that come out, with the rule that all clients rely on: id, type and name come first and once."""
     calls = ToolCalls("fake")
     fragments = [fragment for event in events for fragment in calls.normalise(event)] + calls.settle() + calls.end()
@@ -38,7 +38,7 @@ def told(*events: Any) -> list[dict[str, Any]]:
 def gathered(*events: Any) -> list[Call]:
     """The calls as a client puts them together: id, name, arguments."""
     whole: dict[int, list[str]] = {}
-    for fragment in told(*events):
+    for fragment in fragments_of(*events):
         call = whole.setdefault(fragment["index"], [fragment.get("id", ""), fragment["function"].get("name", ""), ""])
         call[2] += fragment["function"]["arguments"]
     ids = [call[0] for call in whole.values()]
@@ -258,21 +258,24 @@ def test_half_a_character_at_the_end_of_a_fragment_is_joined_with_the_next() -> 
 
 def test_what_only_the_vendor_knows_of_a_call_stays_with_it() -> None:
     signature = {"google": {"thought_signature": "c2ln"}}
-    first, second = told([part(PARIS, "weather", "a", extra_content=signature)], [part("", index=0, more=[1])])
+    first, second = fragments_of([part(PARIS, "weather", "a", extra_content=signature)], [part("", index=0, more=[1])])
     assert first["extra_content"] == signature
     assert second == {"index": 0, "function": {"arguments": ""}, "more": [1]}
-    assert told([{"id": "a", "function": {"name": "now", "arguments": "{}", "mark": 1}}])[0]["function"]["mark"] == 1
+    assert (
+        fragments_of([{"id": "a", "function": {"name": "now", "arguments": "{}", "mark": 1}}])[0]["function"]["mark"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("broken", [5, "add", [5], ["add"], [None], {"a": 1}, [{"function": "add"}], [[]]], ids=str)
 def test_what_is_no_call_is_the_providers_fault(broken: Any) -> None:
     with pytest.raises(ProviderCut):
-        told(broken)
+        fragments_of(broken)
 
 
 def test_a_call_that_never_names_its_tool_is_the_providers_fault() -> None:
     with pytest.raises(ProviderCut, match="without a name"):
-        told([part(PARIS, None, "a", 0)])
+        fragments_of([part(PARIS, None, "a", 0)])
 
 
 @given(
@@ -327,6 +330,6 @@ def test_calls_are_whole_however_they_are_cut(
 )
 def test_any_fragments_at_all_come_out_in_openais_form_or_are_the_providers_fault(events: list[Any]) -> None:
     try:
-        told(*events)
+        fragments_of(*events)
     except ProviderCut:
         return

@@ -246,7 +246,7 @@ ERRORS: dict[str, Any] = {
 
 @pytest.mark.parametrize("place", ["body", "first", "middle", "last", "unended"])
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
-def test_an_error_under_status_200_is_told_in_the_providers_words(error: Any, place: str) -> None:
+def test_an_error_under_status_200_reaches_the_caller_in_the_providers_words(error: Any, place: str) -> None:
     spelt = json.dumps(error).encode()
     bodies = {
         "body": spelt,
@@ -277,7 +277,7 @@ def test_an_error_under_status_200_is_told_in_the_providers_words(error: Any, pl
         f"data: {WORDS}\n\n",
     ],
 )
-def test_an_error_by_its_label_or_as_bare_words_is_told_too(spelt: str) -> None:
+def test_an_error_by_its_label_or_as_bare_words_is_an_error_too(spelt: str) -> None:
     for before in (b"", BON + b"\n\n") if spelt[0] != "[" else (b"",):
         error = Read(before + spelt.encode()).error
         assert error is not None

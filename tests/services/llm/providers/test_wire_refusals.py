@@ -88,7 +88,7 @@ async def test_a_bill_that_is_not_paid_is_called_so():
     assert "You have depleted it" in answer.error.message
 
 
-async def test_a_403_that_is_not_about_the_credential_is_told_in_the_providers_words():
+async def test_a_403_that_is_not_about_the_credential_reaches_the_caller_in_the_providers_words():
     answer = await answer_to(Status(403, {"error": {"message": "Your input was flagged by moderation"}}))
     assert type(answer.error) is ProviderRefused
     assert "flagged by moderation" in answer.error.message

@@ -126,9 +126,9 @@ async def test_events_are_read_whatever_their_label(label):
 async def test_an_error_in_a_body_is_left_alone_for_as_long_as_its_headers_want():
     answer = await answer_to(ContentType("application/json"), Chunk(b'{"error": {"message": "slow", "code": 429}}'))
     assert isinstance(answer.error, RateLimitedByProvider)
-    said = b'{"error": {"message": "slow", "code": 429}}'
-    head = b"HTTP/1.1 200 OK\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n" % len(said)
-    async with raw_server(head + said) as base_url, http_client() as http:
+    body = b'{"error": {"message": "slow", "code": 429}}'
+    head = b"HTTP/1.1 200 OK\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with raw_server(head + body) as base_url, http_client() as http:
         answer = await read(http, base_url)
     assert isinstance(answer.error, RateLimitedByProvider)
     assert answer.error.retry_after_s == 7
