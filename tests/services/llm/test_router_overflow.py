@@ -8,7 +8,9 @@ from langchain_core.messages import HumanMessage
 from domain.errors import ContextOverflow
 from services.llm.providers.provider import Delta
 from services.llm.router import Request
+from tests.house_for_tests import ask, events_of, failure_of, finish_of, house_of, text_of
 from tests.router_for_tests import END, USAGE, FakeProvider, catalogue_of, entry, refused, router_of, seeing, table
+from tests.scripted_provider import Status, finish, say
 
 OVERFLOW = ContextOverflow("too long")
 ANSWERS: list[Delta] = [["Hi"], END, USAGE]
@@ -83,3 +85,21 @@ async def test_a_larger_model_that_nobody_named_can_do_what_is_asked(asked: dict
     request = Request(**{"messages": [HumanMessage("Hi")], **asked})
     _ = [delta async for delta in router.stream(router.plan("a"), request)]
     assert request.answering_model == taken
+
+
+TOO_LONG = {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum", "code": 400}}
+
+
+@pytest.mark.parametrize("agent", [None, "echo"], ids=["a model", "an agent"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("under", [200, 400])
+async def test_an_overflow_goes_to_a_larger_model_whatever_status_it_comes_under(
+    agent: str | None, stream: bool, under: int
+) -> None:
+    refused = Status(under, TOO_LONG)
+    async with house_of([refused], [*say("Hi"), *finish()]) as (house, provider):
+        events = await events_of(house, ask(agent, model="gpt-4o", stream=stream))
+        first, second = (request["model"] for request in provider.requests)
+    assert (text_of(events), failure_of(events)) == ("Hi", None)
+    assert first != second
+    assert [hop.model for hop in finish_of(events).fallbacks] == ["gpt-4o"]
