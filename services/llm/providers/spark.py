@@ -45,6 +45,7 @@ from services.llm.providers.spark_auth import (
     signed_url,
 )
 from services.llm.providers.spark_question import CANNOT_DO, max_tokens_of, question_frame, unsupported
+from services.llm.providers.surrogates import Halves
 
 logger = logging.getLogger("routeur.router")
 
@@ -103,6 +104,7 @@ class Spark:
         else:
             question = question_frame(call, route, credentials.app_id)
         has_begun = False
+        text, thoughts = Halves(), Halves()
         async with self._connection(route, credentials, is_callers=is_callers) as connection:
             await self._ask(connection, question)
             while True:
@@ -114,12 +116,14 @@ class Spark:
                     # The audit stopped an answer that is already on its way: the reader is told how it ended.
                     yield last_chunk(route, frame, "content_filter")
                     return
-                if frame.reasoning:
-                    yield reasoning_chunk(frame.reasoning)
-                if frame.pieces:
-                    yield frame.pieces
+                if reasoning := thoughts.join(frame.reasoning):
+                    yield reasoning_chunk(reasoning)
+                if pieces := [piece for piece in map(text.join, frame.pieces) if piece]:
+                    yield pieces
                 has_begun = has_begun or bool(frame.pieces or frame.reasoning)
                 if frame.is_last:
+                    if rest := text.rest():
+                        yield [rest]
                     yield last_chunk(route, frame, finish_reason_of(frame, max_tokens))
                     return
 

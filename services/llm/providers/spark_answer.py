@@ -25,7 +25,7 @@ from domain.errors import (
 )
 from services.llm.providers.refusals import words_of
 from services.llm.providers.spark_auth import SparkRoute
-from services.llm.providers.surrogates import encodable
+from services.llm.providers.surrogates import joined
 
 logger = logging.getLogger("routeur.router")
 
@@ -85,7 +85,7 @@ def read_frame(provider: str, received: str | bytes) -> AnswerFrame:
             usage=_counts_of(payload.get("usage")),
             code=code,
             words=words_of({"message": header.get("message")}),
-            sid=str(header.get("sid") or "")[:64],
+            sid=joined(str(header.get("sid") or "")[:64]),
         )
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         logger.warning("frame not readable", extra={"provider": provider, "error": type(error).__name__})
@@ -205,11 +205,11 @@ def _count(usage: Mapping[str, Any], name: str) -> int | None:
 
 
 def _parse(received: str | bytes) -> dict[str, Any]:
-    """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson: they are replaced."""
+    """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson: who reads the frames joins them."""
     try:
         parsed = orjson.loads(received)
     except orjson.JSONDecodeError:
-        parsed = encodable(json.loads(received))
+        parsed = json.loads(received)
     if not isinstance(parsed, dict):
         raise TypeError("not an object")
     return parsed

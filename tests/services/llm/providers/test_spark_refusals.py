@@ -254,4 +254,8 @@ async def test_half_a_surrogate_pair_does_not_break_the_answer():
     half = '{"header":{"code":0,"status":1},"payload":{"choices":{"status":1,"text":[{"content":"a\\ud83d"}]}}}'
     async with spark_server([Frame(half), *say("b")]) as server:
         outcome = await outcome_of(spark(server), call())
-    assert outcome.deltas[:2] == [["a\ufffd"], ["b"]]
+    assert outcome.deltas[:2] == [["a"], ["\ufffdb"]]
+    second = half.replace("a\\ud83d", "\\ude00b")
+    async with spark_server([Frame(half), Frame(second), *say("c\ufffd")]) as server:
+        outcome = await outcome_of(spark(server), call())
+    assert outcome.deltas[:3] == [["a"], ["😀b"], ["c\ufffd"]]
