@@ -23,7 +23,7 @@ from config.settings import Settings
 from domain.errors import BadRequest, InvalidParameter, NotSupportedYet
 from domain.messages import Message
 from domain.principals import Principal
-from domain.runs import RunRequest
+from domain.runs import UNSET, RunRequest
 
 router = APIRouter(tags=["completion"])
 
@@ -102,7 +102,9 @@ def _check_counts(content: dict[str, Any], settings: Settings) -> None:
 def _run_request(body: CompletionBody, principal: Principal, request_id: str, settings: Settings) -> RunRequest:
     _refuse_what_does_not_work_yet(body)
     history = body.conversation_history or []
-    if not body.message.strip() and body.resume is None:
+    # Beside a message, null is what clients send that write every field they know.
+    resumes = body.resume is not None or ("resume" in body.model_fields_set and not body.message.strip())
+    if not body.message.strip() and not resumes:
         raise BadRequest("message: it is empty; send the text the agent is to answer")
     chars = len(body.message) + sum(len(message.content) for message in history)
     if chars > settings.max_message_chars:
@@ -123,7 +125,7 @@ def _run_request(body: CompletionBody, principal: Principal, request_id: str, se
         project_id=body.project_id,
         sources=tuple(body.sources or ()),
         thread_id=body.thread_id,
-        resume=body.resume,
+        resume=body.resume if resumes else UNSET,
         metadata=labels,
         stream=body.stream,
         events=body.events and body.stream,

@@ -48,13 +48,17 @@ class CompletionBody(_Body):
     thread_id: Name | None = Field(
         default=None, description="A conversation that the server keeps, under an id of yours; made at its first use."
     )
-    resume: Any = Field(default=None, description="The answer to `metadata.interrupt` of the thread's last run.")
+    resume: Any = Field(
+        default=None,
+        description="The answer to `metadata.interrupt` of the thread's last run: any JSON, without a `message` "
+        "`null` too; answers to several questions as an object by their ids.",
+    )
     cache: Any = Field(default=None, description="Only false for now: nothing is cached.")
 
     @model_validator(mode="before")
     @classmethod
     def _needs_no_message_to_resume(cls, body: Any) -> Any:
-        if isinstance(body, dict) and body.get("resume") is not None:
+        if isinstance(body, dict) and "resume" in body:
             return {"message": "", **body}
         return body
 

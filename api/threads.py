@@ -8,7 +8,7 @@ from starlette.responses import Response
 from api.deps import CurrentServices, CurrentToken
 from api.native_format import interrupt_of
 from api.schemas import UNAUTHORIZED, answers, error_example
-from services.thread_state import read_thread_state
+from services.thread_state import conversation, read_thread_state
 from services.threads import Thread
 
 router = APIRouter(tags=["threads"])
@@ -57,7 +57,8 @@ async def read_thread(thread_id: str, services: CurrentServices, caller: Current
     """A conversation, in OpenAI's shape of messages, and what its last run waits for."""
     thread = await services.threads.get_or_raise(thread_id, caller.principal.subject)
     state = await read_thread_state(services.agents.get_or_raise(thread.agent), thread_id)
-    return {**_thread(thread), "messages": state.messages, "interrupt": interrupt_of(state.interrupts)}
+    interrupts = () if thread.busy else state.interrupts
+    return {**_thread(thread), "messages": conversation(state), "interrupt": interrupt_of(interrupts)}
 
 
 @router.delete(

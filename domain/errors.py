@@ -15,7 +15,8 @@ RouteurError
 ├── RequestTimeout (408)       its sender was too slow
 ├── Conflict (409)
 │   ├── ThreadBusy              another run of the thread is going on
-│   └── ThreadWaits             the thread's last run asked something: it takes `resume`
+│   ├── ThreadWaits             the thread waits for `resume`
+│   └── ThreadAnswered          the thread waits for nothing any more: it was answered
 ├── PayloadTooLarge (413)
 ├── TooManyJobs (429)          the caller has as many unfinished as one may have
 ├── UnsupportedMedia (415)
@@ -127,6 +128,10 @@ class ThreadBusy(Conflict):
 
 class ThreadWaits(Conflict):
     code = "thread_waits"
+
+
+class ThreadAnswered(Conflict):
+    code = "thread_answered"
 
 
 class PayloadTooLarge(RouteurError):

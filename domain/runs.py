@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
@@ -18,6 +19,16 @@ killed."""
 
 
 ProgressKind = Literal["node", "tool", "sources", "interrupt"]
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+"""Stands for a field that was not sent, where `None` is a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +58,17 @@ class RunRequest:
     project_id: str | None = None
     sources: tuple[str, ...] = ()
     thread_id: str | None = None
-    resume: Any = None
+    resume: Any = UNSET
     metadata: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
     stream: bool = False
     events: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it answers what its thread waits for; `None` is an answer too."""
+        return self.resume is not UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +120,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Interruption:
-    """What a node asks with LangGraph's `interrupt(value)`: any JSON."""
+    """What a thread waits for: the answer to a node's `interrupt(value)`, or, at a breakpoint, to be gone on with."""
 
     id: str
     value: Any
+    """What was asked, as JSON."""
+    next: tuple[str, ...] = ()
+    """At a breakpoint: the nodes that come next."""
 
 
 @dataclass(frozen=True, slots=True)

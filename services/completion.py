@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 from uuid import uuid4
 
-from langgraph.errors import GraphRecursionError
+from langgraph.errors import GraphRecursionError, is_invalid_resume
 
 from domain.documents import SearchFilter
 from domain.errors import (
@@ -31,12 +31,15 @@ from services.llm.router import Request, Router
 from services.own_models import UNKNOWN
 from services.run import Run, finished_event, ledger_row, lost_row
 from services.run_context import RunContext, TextBatch, current_run
-from services.threads import DATABASE_FAULTS, Lease, Threads, lost_thread, thread_database_down
+from services.thread_turn import begin_turn, check_answer
+from services.threads import DATABASE_FAULTS, Threads, lost_thread, thread_database_down
 
 logger = logging.getLogger("routeur.runs")
 
 CANCEL_WAIT_S = 5.0
 """How long a cancelled run may take to let go; an agent that swallows its cancellation does not hold the door."""
+
+MAX_TOLD_CHARS = 500
 
 
 class OpensProjects(Protocol):
@@ -93,7 +96,7 @@ class CompletionService:
         project = await self._project_of(request, agent)
         context = _context(request, name, model, project)
         run = Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
-        run.lease = await self._take_thread(run)
+        await self._take_thread(run)
         self._ledger.begin(lost_row(run))
         task = asyncio.create_task(self._execute(run), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
@@ -143,28 +146,36 @@ class CompletionService:
             return None
         return await self._projects.open_filter(request.principal, request.project_id, request.sources)
 
-    async def _take_thread(self, run: Run) -> Lease | None:
+    async def _take_thread(self, run: Run) -> None:
+        """Raises what hinders the run; the thread is let go of then."""
         request = run.request
         if request.thread_id is None:
-            if request.resume is not None:
+            if request.resumes:
                 raise BadRequest("resume: it answers what a thread's last run asked; send its thread_id too")
-            return None
+            return
         if run.agent is None:
             raise BadRequest("thread_id: a model by itself keeps no conversation; name an agent")
         if self._threads is None:
             raise thread_database_down()
-        return await self._threads.take(
+        if request.resumes:
+            check_answer(request.resume)
+        lease = await self._threads.take(
             request.thread_id,
             owner=request.principal.subject,
             agent=run.agent.name,
             run_id=run.id,
-            resumes=request.resume is not None,
+            resumes=request.resumes,
         )
+        try:
+            run.turn = await begin_turn(run.agent, request, lease, self._threads.saver)
+        except BaseException:
+            await self._threads.release(lease, completed=False)
+            raise
 
     async def _release_thread(self, run: Run, *, completed: bool) -> None:
-        lease, run.lease = run.lease, None
-        if lease is not None and self._threads is not None:
-            await self._threads.release(lease, completed=completed)
+        turn, run.turn = run.turn, None
+        if turn is not None and self._threads is not None:
+            await self._threads.release(turn.lease, completed=completed)
 
     async def _execute(self, run: Run) -> RouteurError | None:
         """Run the graph, or the model alone, to its end; what went wrong is returned: the report must follow it."""
@@ -195,12 +206,12 @@ class CompletionService:
 
     async def _ask_agent(self, run: Run, agent: Agent) -> None:
         task = asyncio.current_task()
-        if run.lease is not None and task is not None:
-            if run.lease.is_lost:
+        if run.turn is not None and task is not None:
+            if run.turn.lease.is_lost:
                 raise lost_thread()
-            run.lease.lose = lambda: _lose(run.context, task)
+            run.turn.lease.lose = lambda: _lose(run.context, task)
         max_messages = 0 if self._threads is None else self._threads.max_messages
-        run.outcome = await run_graph(agent, run.request, run.context, run.lease, max_messages=max_messages)
+        run.outcome = await run_graph(agent, run.request, run.context, run.turn, max_messages=max_messages)
 
     async def _ask_model(self, run: Run) -> None:
         """A model answers by itself: the same router and the same accounts, without a graph."""
@@ -281,7 +292,9 @@ def _told(error: Exception, run: Run) -> RouteurError:
         return error
     if isinstance(error, GraphRecursionError) and run.agent is not None:
         return AgentFailed(f"agent {request.agent!r} took more than {run.agent.options.step_limit} steps and was ended")
-    if run.lease is not None and isinstance(error, DATABASE_FAULTS):
+    if is_invalid_resume(error):
+        return BadRequest(f"resume: it is not of the shape that was asked for: {str(error)[:MAX_TOLD_CHARS]}")
+    if run.turn is not None and isinstance(error, DATABASE_FAULTS):
         return thread_database_down()
     if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):
         # A node that asks several models at once fails with all their errors together.

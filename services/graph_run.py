@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import (
@@ -14,9 +14,10 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Command, StreamMode
+from langgraph.types import StreamMode
 from pydantic import ValidationError
 
+from core.json_form import as_json
 from domain.documents import Passage
 from domain.errors import BadRequest, Conflict
 from domain.messages import Message
@@ -24,10 +25,9 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.run_context import RunContext
-from services.threads import Lease
-
-INTERRUPT = "__interrupt__"
-"""LangGraph's key for what its nodes ask."""
+from services.thread_saver import INTERRUPT, ThreadSaver
+from services.thread_state import messages_of, read_thread_state
+from services.thread_turn import Turn
 
 LANGCHAIN_MESSAGES: Mapping[str, type[BaseMessage]] = {
     "user": HumanMessage,
@@ -44,30 +44,52 @@ class GraphOutcome:
     interrupts: tuple[Interruption, ...] = ()
 
 
+@dataclass(slots=True)
+class _Watched:
+    """What came out of a graph's run: the messages before its first step, its last state, whether it stopped to ask."""
+
+    before: list[BaseMessage] = field(default_factory=list)
+    state: Any = None
+    has_asked: bool = False
+    has_paused: bool = False
+
+
 async def run_graph(
-    agent: Agent, request: RunRequest, context: RunContext, lease: Lease | None, *, max_messages: int
+    agent: Agent, request: RunRequest, context: RunContext, turn: Turn | None, *, max_messages: int
 ) -> GraphOutcome:
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
-    graph, config = _graph_and_config(agent, lease)
-    entry = await _entry(agent, graph, config, request, lease, max_messages=max_messages)
-    before: list[Any] = []
-    if lease is None and not request.events:
-        final: Mapping[str, Any] = await graph.ainvoke(entry, config)
+    graph, config = _graph_and_config(agent, turn)
+    entry = _entry(agent, request, turn, max_messages=max_messages)
+    if turn is None and not request.events:
+        final = await graph.ainvoke(entry, config)
+        run = _Watched(state=final, has_asked=isinstance(final, dict) and bool(final.get(INTERRUPT)))
     else:
-        before, final = await _watched(graph, entry, config, context, durable=lease is not None)
-    interrupts = tuple(Interruption(asked.id, asked.value) for asked in final.get(INTERRUPT, ()))
-    messages = final.get("messages") or []
-    if lease is not None:
-        lease.waits = bool(interrupts)
-        lease.messages = len(messages)
-    elif interrupts:
+        run = await _watched(graph, entry, config, context, durable=turn is not None)
+    interrupts: tuple[Interruption, ...] = ()
+    messages = messages_of(run.state)
+    if turn is not None:
+        turn.lease.messages = len(messages)
+        interrupts = await _interrupts(agent, graph, turn, run)
+    elif run.has_asked or run.has_paused:
         raise BadRequest(
             f"agent {agent.name!r} asks something before it goes on, and can only go on in a thread: send a thread_id"
         )
-    known = {message.id for message in before}
+    known = {message.id for message in run.before}
     news = [message for message in messages if message.id not in known]
-    await _say_what_was_not_streamed(_answer(agent, final, news), context)
-    return GraphOutcome(_sources(final, context), interrupts)
+    await _say_what_was_not_streamed(_answer(agent, run.state, news), context)
+    return GraphOutcome(_sources(run.state, context), interrupts)
+
+
+async def _interrupts(
+    agent: Agent, graph: CompiledStateGraph[Any], turn: Turn, run: _Watched
+) -> tuple[Interruption, ...]:
+    """What the thread waits for now, as its checkpoint has it: what a caller is told is what the next run will find."""
+    if not run.has_asked and not run.has_paused:
+        return ()
+    if run.has_paused and isinstance(graph.checkpointer, ThreadSaver):
+        state = await graph.aget_state({"configurable": {"thread_id": turn.lease.key}})
+        await graph.checkpointer.mark_pause(turn.lease.key, str(state.config["configurable"]["checkpoint_id"]))
+    return (await read_thread_state(agent, turn.lease.key)).interrupts
 
 
 def as_langchain(message: Message) -> BaseMessage:
@@ -90,42 +112,33 @@ def _in_words(error: Exception) -> str:
     return str(error).partition("\n")[0][:300]
 
 
-def _graph_and_config(agent: Agent, lease: Lease | None) -> tuple[CompiledStateGraph[Any], Any]:
+def _graph_and_config(agent: Agent, turn: Turn | None) -> tuple[CompiledStateGraph[Any], Any]:
     config: dict[str, Any] = {"recursion_limit": agent.options.step_limit}
-    if lease is None:
+    if turn is None:
         return agent.graph_or_raise(), config
-    return agent.durable_graph_or_raise(), {**config, "configurable": {"thread_id": lease.thread_id}}
+    return agent.durable_graph_or_raise(), {**config, "configurable": {"thread_id": turn.lease.key}}
 
 
-async def _entry(
-    agent: Agent,
-    graph: CompiledStateGraph[Any],
-    config: Any,
-    request: RunRequest,
-    lease: Lease | None,
-    *,
-    max_messages: int,
-) -> Any:
+def _entry(agent: Agent, request: RunRequest, turn: Turn | None, *, max_messages: int) -> Any:
     """What the graph is started with: the caller's messages in its own state, or the answer to what it asked."""
-    if lease is not None and request.resume is not None:
-        return Command(resume=request.resume)
+    if turn is not None and turn.resumes:
+        return turn.command
     sent = request.messages
-    if lease is not None and lease.turns > 0 and len(sent) > 1:
+    if turn is not None and turn.lease.turns > 0 and len(sent) > 1:
         raise Conflict(
-            f"conversation_history: thread {lease.thread_id!r} keeps the conversation already; send the message alone"
+            f"conversation_history: thread {turn.lease.thread_id!r} keeps the conversation already; "
+            f"send the message alone"
         )
     messages = [as_langchain(message) for message in sent]
     if agent.options.enter is not None:
         return agent.options.enter(messages)
-    if lease is not None and lease.messages > max_messages:
-        messages = [*await _oldest(graph, config, keep=max_messages // 2), *messages]
+    if turn is not None and len(turn.messages) > max_messages:
+        messages = [*_oldest(turn.messages, keep=max_messages // 2), *messages]
     return {"messages": messages}
 
 
-async def _oldest(graph: CompiledStateGraph[Any], config: Any, *, keep: int) -> list[BaseMessage]:
+def _oldest(messages: Sequence[BaseMessage], *, keep: int) -> list[BaseMessage]:
     """Removes the oldest messages of a thread; what is kept begins with the user's."""
-    state = await graph.aget_state(config)
-    messages: Sequence[BaseMessage] = state.values.get("messages") or []
     first = max(0, len(messages) - keep)
     while first < len(messages) and not isinstance(messages[first], HumanMessage):
         first += 1
@@ -134,13 +147,16 @@ async def _oldest(graph: CompiledStateGraph[Any], config: Any, *, keep: int) -> 
 
 async def _watched(
     graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
-) -> tuple[list[Any], Mapping[str, Any]]:
-    """The messages before the first step, and the last state; progress goes to those who want it."""
-    before: list[Any] | None = None
-    state: Mapping[str, Any] = {}
+) -> _Watched:
+    """Run it; progress goes to those who want it."""
+    run = _Watched()
+    is_first = True
     mode: str
     content: Any
-    modes: list[StreamMode] = ["values", "tasks"] if context.shows_progress else ["values"]
+    # `updates` tells of breakpoints, which the state does not.
+    modes: list[StreamMode] = ["values", "updates"]
+    if context.shows_progress:
+        modes.append("tasks")
     # `async` writes each step's state while the next one runs.
     options: dict[str, Any] = {"durability": "async"} if durable else {}
     steps: Any = graph.astream(entry, config, stream_mode=modes, **options)
@@ -149,16 +165,24 @@ async def _watched(
             if mode == "tasks":
                 status = "finished" if "result" in content else "started"
                 context.show("node", {"node": content["name"], "status": status})
-                continue
-            if before is None:
-                before = list(content.get("messages") or [])
-            for asked in content.get(INTERRUPT, ()):
-                context.show("interrupt", {"id": asked.id, "value": asked.value})
-            state = content
-    return before or [], state
+            elif mode == "updates":
+                _note_interrupts(content, run, context)
+            else:
+                run.before = messages_of(content) if is_first else run.before
+                run.state, is_first = content, False
+    return run
 
 
-def _answer(agent: Agent, final: Mapping[str, Any], news: Sequence[Any]) -> str:
+def _note_interrupts(update: Any, run: _Watched, context: RunContext) -> None:
+    if not isinstance(update, dict) or INTERRUPT not in update:
+        return
+    run.has_asked = run.has_asked or bool(update[INTERRUPT])
+    run.has_paused = run.has_paused or not update[INTERRUPT]
+    for asked in update[INTERRUPT]:
+        context.show("interrupt", {"id": asked.id, "value": as_json(asked.value)})
+
+
+def _answer(agent: Agent, final: Any, news: Sequence[Any]) -> str:
     """What the agent says in the end: its last message, when it is new, or what it declared to be its answer."""
     if agent.options.answer is not None:
         return agent.options.answer(final)
@@ -166,12 +190,12 @@ def _answer(agent: Agent, final: Mapping[str, Any], news: Sequence[Any]) -> str:
     return str(last.text) if isinstance(last, AIMessage) else ""
 
 
-def _sources(final: Mapping[str, Any], context: RunContext) -> tuple[Passage, ...]:
+def _sources(final: Any, context: RunContext) -> tuple[Passage, ...]:
     """The passages that the graph names in `sources`, else all that it retrieved.
 
     Only of this run: a thread's state may still hold those of the last one.
     """
-    named = final.get("sources")
+    named = final.get("sources") if isinstance(final, Mapping) else None
     if not isinstance(named, list | tuple):
         return tuple(context.passages)
     retrieved = {(passage.document_id, passage.ordinal): passage for passage in context.passages}

@@ -14,7 +14,7 @@ from services.agent_registry import Agent
 from services.graph_run import GraphOutcome
 from services.llm.call_meter import CHARS_PER_TOKEN, TOKENS_PER_MESSAGE
 from services.run_context import RunContext
-from services.threads import Lease
+from services.thread_turn import Turn
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Run:
     agent: Agent | None
     created_at: datetime
     started: float
-    lease: Lease | None = None
+    turn: Turn | None = None
     outcome: GraphOutcome = field(default_factory=GraphOutcome)
 
 

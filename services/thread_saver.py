@@ -1,6 +1,7 @@
 """Where the state of threads lives: LangGraph's PostgreSQL checkpointer, reading by itself, writing together."""
 
 import asyncio
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -13,20 +14,39 @@ from langgraph.checkpoint.base import (
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Interrupt
 from psycopg import Capabilities
+from psycopg.rows import DictRow
 
 from core.database import Database
+from core.json_form import as_json, text_of_object
 from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
 
 ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 """Our own types in graphs' states. What else may be read back is what a graph declares in its state."""
+
+# LangGraph's names for what a task writes besides its output.
+ERROR, INTERRUPT, RESUME = "__error__", "__interrupt__", "__resume__"
+ERROR_SOURCE_NODE = "__error_source_node__"
+NO_TASK = "00000000-0000-0000-0000-000000000000"
+"""LangGraph's id for what a run's input writes."""
+PAUSE = "__routeur_pause__"
+"""Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
+
+_ASKED = "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = %s"
+_PAUSED = """
+    SELECT 1 AS paused FROM checkpoint_writes
+    WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
+"""
 
 # PostgreSQL has no NUL in text. After an odd number of backslashes, `u0000` is that character; else it is plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -47,6 +67,35 @@ class ThreadSaver(AsyncPostgresSaver):
         self.lock = asyncio.Semaphore(at_once)  # type: ignore[assignment]  # Used by `async with` alone.
         self.supports_pipeline = Capabilities().has_pipeline()
         self._writer = CheckpointWriter(database)
+        # Shared by the copies that `with_allowlist` makes.
+        self._kept: dict[str, DictRow | None] = {}
+
+    def keep(self, thread_id: str) -> None:
+        """From now on the thread's newest state is read once, until it is written or let go of: its run holds it."""
+        self._kept[thread_id] = None
+
+    def let_go(self, thread_id: str) -> None:
+        self._kept.pop(thread_id, None)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As the stock one; the look at a thread before its run and the run itself share one reading."""
+        place = config["configurable"]
+        thread_id = str(place["thread_id"])
+        if thread_id not in self._kept or place.get("checkpoint_ns") or get_checkpoint_id(config):
+            return await super().aget_tuple(config)
+        row = self._kept[thread_id]
+        if row is None:
+            async with self._cursor() as cursor:
+                await cursor.execute(_NEWEST, (thread_id,), binary=True)
+                row = await cursor.fetchone()
+            if row is None:
+                return None
+            if row["checkpoint"]["v"] < 4:
+                return await super().aget_tuple(config)
+            if thread_id in self._kept:
+                self._kept[thread_id] = row
+        # Readers change what they are given.
+        return await self._load_checkpoint_tuple({**row, "checkpoint": copy.deepcopy(row["checkpoint"])})
 
     async def aput(
         self,
@@ -58,6 +107,7 @@ class ThreadSaver(AsyncPostgresSaver):
         """Store a step's state: numbers and short texts in the checkpoint itself, the rest once a version."""
         place = config["configurable"]
         thread_id, namespace = place["thread_id"], place["checkpoint_ns"]
+        self.let_go(thread_id)
         inline: dict[str, Any] = {}
         apart: dict[str, Any] = {}
         for name, value in checkpoint["channel_values"].items():
@@ -83,12 +133,76 @@ class ThreadSaver(AsyncPostgresSaver):
     ) -> None:
         """Store what a node gave before its step has ended: after a crash it need not run again."""
         place = config["configurable"]
+        self.let_go(place["thread_id"])
+        writes = _lasting(task_id, writes)
+        if not writes:
+            return
         await self._writer.write(
             writes=self._dump_writes(
                 place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"], task_id, task_path, writes
             ),
             replaces=all(channel in WRITES_IDX_MAP for channel, _ in writes),
         )
+
+    async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
+        """Say on the checkpoint that its run was stopped there to be gone on with."""
+        self.let_go(thread_id)
+        await self._writer.write(writes=[(thread_id, "", checkpoint_id, NO_TASK, "", 0, PAUSE, "null", b"")])
+
+    async def is_paused(self, thread_id: str, checkpoint_id: str) -> bool:
+        async with self._cursor() as cursor:
+            await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE))
+            return await cursor.fetchone() is not None
+
+    async def asked_ids(self, thread_id: str) -> set[str]:
+        """The ids of what the thread's runs have asked, also of what was answered since, as far back as is kept."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_ASKED, (thread_id, INTERRUPT), binary=True)
+            rows = await cursor.fetchall()
+        found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows]
+        return {one.id for asked in found for one in asked if isinstance(one, Interrupt)}
+
+    def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:
+        """Without our own mark, and without an answer that an older version stored and no task has taken."""
+        return [
+            (task_id, channel, value)
+            for task_id, channel, value in super()._load_writes([w for w in writes or [] if w[1] != _PAUSE_BYTES])
+            if not (task_id == NO_TASK and channel == RESUME)
+        ]
+
+
+_NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
+_PAUSE_BYTES = PAUSE.encode()
+
+
+def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+    """What of a task's writes is to outlive its run.
+
+    An answer becomes part of the thread with the success of the task that took it, or with its next question. LangGraph
+    stores it with the error of a task that failed too, where it would win over the next answer; and the output of one
+    that failed late, which would count as finished.
+    """
+    channels = {channel for channel, _ in writes}
+    if channels.isdisjoint({ERROR, INTERRUPT}) and task_id != NO_TASK:
+        return writes
+    is_handled = ERROR_SOURCE_NODE in channels
+    lasting: list[tuple[str, Any]] = []
+    for channel, value in writes:
+        if channel == ERROR:
+            lasting.append((channel, RuntimeError(text_of_object(value))))
+        elif channel == INTERRUPT:
+            lasting.append((channel, tuple(map(in_json, value))))
+        elif channel == RESUME:
+            if ERROR not in channels and task_id != NO_TASK:
+                lasting.append((channel, value))
+        elif ERROR not in channels or is_handled:
+            lasting.append((channel, value))
+    return lasting
+
+
+def in_json(asked: Interrupt) -> Interrupt:
+    """The question as it is kept and shown: a caller is to be able to read it."""
+    return Interrupt(value=as_json(asked.value), id=asked.id)
 
 
 def with_memory(graph: CompiledStateGraph[Any], saver: BaseCheckpointSaver[Any]) -> CompiledStateGraph[Any]:

@@ -16,7 +16,7 @@ import psycopg
 
 from config.settings import Settings
 from core.database import QUICK_CONNECTIONS, Database
-from domain.errors import Conflict, DatabaseUnavailable, NotFound, ThreadBusy, ThreadWaits
+from domain.errors import Conflict, DatabaseUnavailable, NotFound, ThreadBusy
 from services.thread_saver import ThreadSaver
 
 logger = logging.getLogger("routeur.threads")
@@ -40,17 +40,21 @@ _TAKE = f"""
     ON CONFLICT (thread_id) DO UPDATE
         SET run_id = EXCLUDED.run_id, leased_until = EXCLUDED.leased_until, used_at = now()
         WHERE threads.owner = EXCLUDED.owner AND threads.agent = EXCLUDED.agent
-            AND threads.waits = %(resumes)s
             AND (threads.run_id IS NULL OR threads.leased_until < now())
-    RETURNING turns, messages
+    RETURNING thread_id AS key, turns, messages, xmax = 0 AS is_new
+"""  # noqa: S608  # nosec B608 - a constant of ours
+_RETAKE = f"""
+    UPDATE threads SET run_id = %(run_id)s, leased_until = now() + interval '{LEASE_S} seconds', used_at = now()
+    WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND agent = %(agent)s
+        AND (run_id IS NULL OR leased_until < now())
+    RETURNING thread_id AS key, turns, messages, false AS is_new
 """  # noqa: S608  # nosec B608 - a constant of ours
 _RENEW = f"""
     UPDATE threads SET leased_until = now() + interval '{LEASE_S} seconds'
     WHERE run_id = ANY(%s) RETURNING run_id
 """  # noqa: S608  # nosec B608 - a constant of ours
 _RELEASE = """
-    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, waits = %s,
-        messages = %s
+    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, messages = %s
     WHERE thread_id = %s AND run_id = %s
 """
 _GIVE_UP = """
@@ -68,7 +72,7 @@ _HOLD = f"""
     RETURNING thread_id
 """  # noqa: S608  # nosec B608 - a constant of ours
 _FIELDS = """
-    thread_id, owner, agent, waits, turns, created_at, used_at,
+    thread_id, owner, agent, turns, created_at, used_at,
     coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
 """
 _LOOK = f"SELECT {_FIELDS} FROM threads WHERE thread_id = %s"  # noqa: S608  # nosec B608 - a constant of ours
@@ -85,7 +89,6 @@ class Thread:
     thread_id: str
     agent: str
     turns: int
-    waits: bool
     busy: bool
     created_at: datetime
     used_at: datetime
@@ -97,13 +100,15 @@ class Lease:
 
     thread_id: str
     run_id: UUID
-    turns: int
-    messages: int
+    turns: int = 0
+    messages: int = 0
     """How many the thread's state holds; the run updates it."""
+    key: str = ""
+    """The thread's name in its checkpoints."""
+    is_new: bool = False
+    """Whether the run has made the thread: there is no state to read."""
     lose: Callable[[], object] = lambda: None
     is_lost: bool = False
-    waits: bool = False
-    """Set by the run: whether the thread is left waiting for `resume`."""
 
 
 class Threads:
@@ -138,20 +143,18 @@ class Threads:
         """Hold a thread for a run, making it at its first use. Raises what hinders it, another's thread as missing."""
         deadline = time.monotonic() + self._wait_s
         pause_s = FIRST_LOOK_S
-        asked = {"thread_id": thread_id, "owner": owner, "agent": agent, "run_id": run_id, "resumes": resumes}
+        asked = {"thread_id": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
         while True:
-            if resumes:
-                # Before the statement that would make the thread.
-                await self._check(thread_id, owner, agent, resumes=True)
-            lease = Lease(thread_id, run_id, 0, 0)
+            lease = Lease(thread_id, run_id)
             try:
-                taken = await self._one(_TAKE, asked)
+                taken = await self._one(_RETAKE if resumes else _TAKE, asked)
             except asyncio.CancelledError:
                 # The statement may have been done all the same.
                 self._in_background(self._let_go(lease, completed=False))
                 raise
             if taken is not None:
                 lease.turns, lease.messages = taken["turns"], taken["messages"]
+                lease.key, lease.is_new = taken["key"], taken["is_new"]
                 self._leases[run_id] = lease
                 return lease
             await self._check(thread_id, owner, agent, resumes=resumes)
@@ -165,11 +168,12 @@ class Threads:
     async def release(self, lease: Lease, *, completed: bool) -> None:
         """Let go of the thread, also when the caller is cancelled meanwhile. Never raises."""
         self._leases.pop(lease.run_id, None)
+        self.saver.let_go(lease.key)
         await asyncio.shield(self._in_background(self._let_go(lease, completed=completed)))
 
     async def _let_go(self, lease: Lease, *, completed: bool) -> None:
         statement: tuple[str, tuple[object, ...]] = (
-            (_RELEASE, (lease.waits, lease.messages, lease.thread_id, lease.run_id))
+            (_RELEASE, (lease.messages, lease.thread_id, lease.run_id))
             if completed
             else (_GIVE_UP, (lease.thread_id, lease.run_id))
         )
@@ -221,15 +225,6 @@ class Threads:
                 f"thread {thread_id!r} is a conversation with agent {row['agent']!r}: "
                 f"name that agent, or another thread for {agent!r}"
             )
-        if row["busy"]:
-            return
-        if row["waits"] and not resumes:
-            raise ThreadWaits(
-                f"thread {thread_id!r}: its last run asked something; send `resume` with the answer, "
-                f"or delete the thread"
-            )
-        if resumes and not row["waits"]:
-            raise Conflict(f"thread {thread_id!r}: its last run asked nothing; leave out `resume`")
 
     async def _one(self, statement: str, arguments: Any) -> dict[str, Any] | None:
         return next(iter(await self._all(statement, arguments)), None)

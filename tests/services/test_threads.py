@@ -14,7 +14,16 @@ from langgraph.graph.message import add_messages
 from langgraph.types import interrupt
 
 from core.database import Database
-from domain.errors import BadRequest, Conflict, DatabaseUnavailable, NotFound, RouteurError, ThreadBusy, ThreadWaits
+from domain.errors import (
+    BadRequest,
+    Conflict,
+    DatabaseUnavailable,
+    NotFound,
+    RouteurError,
+    ThreadAnswered,
+    ThreadBusy,
+    ThreadWaits,
+)
 from domain.messages import Message
 from domain.principals import Principal
 from domain.runs import RunEvent, Started, Tokens
@@ -240,7 +249,7 @@ async def test_runs_that_wait_for_each_other_never_mix(database_url: str, tmp_pa
         answers = await asyncio.gather(*(turn(h, text) for h, text in zip(houses, texts, strict=True)))
         assert [text_of(events) for events in answers] == texts
         agent = first.service._agents.get_or_raise("echo")
-        said = [message["content"] for message in (await read_thread_state(agent, "t")).messages]
+        said = [message.text for message in (await read_thread_state(agent, "t")).messages]
     assert sorted(said[::2]) == sorted(texts)
     assert said[::2] == said[1::2], "each question is followed by its own answer"
     assert all(len(messages) == 2 * number + 1 for number, messages in enumerate(asked(provider)))
@@ -323,7 +332,7 @@ async def test_a_graph_that_asks_ends_its_run_and_goes_on_after_a_restart(databa
     async with server(database_url, tmp_path, agents=agents) as (house, _, _):
         events = await turn(house, "", agent="asks", resume="oui")
         assert (text_of(events), finish_of(events).interrupts) == ("Reçu : oui", ())
-        assert "asked nothing" in await refusal(house, Conflict, "", agent="asks", resume="oui")
+        assert "answered already" in await refusal(house, ThreadAnswered, "", agent="asks", resume="oui")
 
 
 async def test_only_a_thread_can_be_resumed_or_asked_from(database_url: str, tmp_path: Path) -> None:
