@@ -24,6 +24,7 @@ from domain.messages import Message
 from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
+from services.orphan_calls import with_orphans_answered
 from services.run_context import RunContext
 from services.thread_saver import INTERRUPT, ThreadSaver
 from services.thread_state import messages_of, read_thread_state
@@ -59,7 +60,7 @@ async def run_graph(
 ) -> GraphOutcome:
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
     graph, config = _graph_and_config(agent, turn)
-    entry = _entry(agent, request, turn, max_messages=max_messages)
+    entry = _entry(agent, graph, request, turn, max_messages=max_messages)
     if turn is None and not request.events:
         final = await graph.ainvoke(entry, config)
         run = _Watched(state=final, has_asked=isinstance(final, dict) and bool(final.get(INTERRUPT)))
@@ -119,7 +120,9 @@ def _graph_and_config(agent: Agent, turn: Turn | None) -> tuple[CompiledStateGra
     return agent.durable_graph_or_raise(), {**config, "configurable": {"thread_id": turn.lease.key}}
 
 
-def _entry(agent: Agent, request: RunRequest, turn: Turn | None, *, max_messages: int) -> Any:
+def _entry(
+    agent: Agent, graph: CompiledStateGraph[Any], request: RunRequest, turn: Turn | None, *, max_messages: int
+) -> Any:
     """What the graph is started with: the caller's messages in its own state, or the answer to what it asked."""
     if turn is not None and turn.resumes:
         return turn.command
@@ -130,19 +133,23 @@ def _entry(agent: Agent, request: RunRequest, turn: Turn | None, *, max_messages
             f"send the message alone"
         )
     messages = [as_langchain(message) for message in sent]
-    if agent.options.enter is not None:
-        return agent.options.enter(messages)
-    if turn is not None and len(turn.messages) > max_messages:
-        messages = [*_oldest(turn.messages, keep=max_messages // 2), *messages]
-    return {"messages": messages}
+    entry = {"messages": messages} if agent.options.enter is None else agent.options.enter(messages)
+    if turn is None or not turn.messages:
+        return entry
+    kept = turn.messages
+    if agent.options.enter is None and len(kept) > max_messages:
+        kept = _newest(kept, keep=max_messages // 2)
+        gone = turn.messages[: len(turn.messages) - len(kept)]
+        entry = {"messages": [*(RemoveMessage(id=str(message.id)) for message in gone), *messages]}
+    return with_orphans_answered(graph, kept, entry)
 
 
-def _oldest(messages: Sequence[BaseMessage], *, keep: int) -> list[BaseMessage]:
-    """Removes the oldest messages of a thread; what is kept begins with the user's."""
+def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:
+    """What stays of a thread's messages when the oldest go; it begins with the user's."""
     first = max(0, len(messages) - keep)
     while first < len(messages) and not isinstance(messages[first], HumanMessage):
         first += 1
-    return [RemoveMessage(id=str(message.id)) for message in messages[:first]]
+    return messages[first:]
 
 
 async def _watched(

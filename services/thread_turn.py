@@ -52,6 +52,7 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
             # The nodes that had ended in the step stay done; those that had not are not begun again by a new message.
             config: Any = {"configurable": {"thread_id": lease.key}}
             await agent.durable_graph_or_raise().aupdate_state(config, None, as_node=END)
+            state = await read_thread_state(agent, lease.key)
     except DATABASE_FAULTS as error:
         raise thread_database_down() from error
     return Turn(lease, messages=state.messages)

@@ -1,0 +1,207 @@
+"""A tool call without a result never reaches a provider: a thread whose run was cut off goes on."""
+
+import asyncio
+import operator
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.types import Overwrite
+
+from services.orphan_calls import NO_RESULT, with_orphans_answered
+from tests.house_for_tests import failure_of, text_of
+from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
+from tests.scripted_provider import Status, Step, call_tool, finish
+from tests.services.test_threads import OUI, count, server, turn
+
+__all__ = ["_made_cluster", "database_url", "postgres", "tmp_path"]  # Fixtures.
+
+CALL: list[Step] = [*call_tool("look_up", '{"word": "x"}'), *finish(reason="tool_calls")]
+REFUSED: list[Step] = [Status(400, {"error": {"message": "no"}})]
+
+
+def with_tools(*tools: Any, state: Any = MessagesState) -> Any:
+    def create(llm: Any) -> StateGraph[Any]:
+        model = llm.bind_tools(list(tools))
+
+        async def think(state: Any) -> dict[str, Any]:
+            return {"messages": [await model.ainvoke(state["messages"])]}
+
+        graph: StateGraph[Any] = StateGraph(state)
+        graph.add_node("think", think)
+        graph.add_node("tools", ToolNode(list(tools), handle_tool_errors=False))
+        graph.add_edge(START, "think")
+        graph.add_conditional_edges("think", tools_condition)
+        graph.add_edge("tools", "think")
+        return graph
+
+    return create
+
+
+@tool
+def look_up(word: str) -> str:
+    """Looks a word up."""
+    raise RuntimeError("broken")
+
+
+class Added(TypedDict):
+    messages: Annotated[list[Any], operator.add]
+
+
+def shape(request: dict[str, Any]) -> list[str]:
+    """Roles, and the ids that results are of."""
+    return [f"tool {one['tool_call_id']}" if one["role"] == "tool" else one["role"] for one in request["messages"]]
+
+
+@pytest.mark.parametrize("state", [MessagesState, Added])
+async def test_a_tool_that_raises_leaves_a_thread_that_goes_on(database_url: str, tmp_path: Path, state: Any) -> None:
+    agents = {"mine": with_tools(look_up, state=state)}
+    async with server(database_url, tmp_path, CALL, OUI, OUI, agents=agents) as (house, provider, _):
+        assert failure_of(await turn(house, "un", agent="mine")) is not None
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+        assert text_of(await turn(house, "trois", agent="mine")) == "Oui"
+    assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
+    assert provider.requests[1]["messages"][2]["content"] == NO_RESULT
+    assert shape(provider.requests[2])[3:] == ["user", "assistant", "user"], "the answer is kept"
+
+
+async def test_a_caller_who_leaves_while_a_tool_runs(database_url: str, tmp_path: Path) -> None:
+    at_work = asyncio.Event()
+
+    @tool
+    async def look_up(word: str) -> str:
+        """Looks a word up."""
+        at_work.set()
+        await asyncio.sleep(60)
+        return word
+
+    agents = {"mine": with_tools(look_up)}
+    async with server(database_url, tmp_path, CALL, OUI, agents=agents) as (house, provider, _):
+        running = asyncio.create_task(turn(house, "un", agent="mine"))
+        await at_work.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+    assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
+
+
+async def test_a_result_is_put_behind_its_call_also_when_messages_have_followed(
+    database_url: str, tmp_path: Path
+) -> None:
+    """As a thread looks whose turns failed before orphans were answered."""
+
+    def strays(llm: Any) -> StateGraph[Any]:
+        async def think(state: MessagesState) -> dict[str, Any]:
+            if state["messages"][-1].text == "un":
+                calls = [{"name": "look_up", "args": {}, "id": name} for name in ("a", "b")]
+                return {"messages": [AIMessage("", tool_calls=calls), ToolMessage("x", tool_call_id="a"), "Et ?"]}
+            return {"messages": [await llm.ainvoke(state["messages"])]}
+
+        graph: StateGraph[Any] = StateGraph(MessagesState)
+        graph.add_node("think", think)
+        graph.add_edge(START, "think")
+        graph.add_edge("think", END)
+        return graph
+
+    async with server(database_url, tmp_path, OUI, OUI, agents={"mine": strays}) as (house, provider, _):
+        await turn(house, "un", agent="mine")
+        await turn(house, "deux", agent="mine")
+        await turn(house, "trois", agent="mine")
+    assert shape(provider.requests[0]) == ["user", "assistant", "tool a", "tool b", "user", "user"]
+    assert shape(provider.requests[1])[:6] == shape(provider.requests[0])
+
+
+async def test_arguments_that_cannot_be_read_are_a_call_too(database_url: str, tmp_path: Path) -> None:
+    broken: list[Step] = [*call_tool("look_up", '{"word": '), *finish(reason="tool_calls")]
+    agents = {"mine": with_tools(look_up)}
+    async with server(database_url, tmp_path, broken, OUI, agents=agents) as (house, provider, _):
+        await turn(house, "un", agent="mine")
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+    assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
+
+
+async def test_a_new_message_begins_a_new_turn_after_a_half_step(database_url: str, tmp_path: Path) -> None:
+    """What a node did that had ended stays; the one that failed beside it is not begun again."""
+    calls: list[str] = []
+    ended = asyncio.Event()
+
+    def halves(llm: Any) -> StateGraph[Any]:
+        def ends(_: MessagesState) -> dict[str, Any]:
+            calls.append("ends")
+            return {"messages": [AIMessage("done")]}
+
+        async def fails(state: MessagesState) -> dict[str, Any]:
+            calls.append("fails")
+            await ended.wait()
+            await llm.ainvoke("x")
+            return {"messages": [AIMessage("never")]}
+
+        graph: StateGraph[Any] = StateGraph(MessagesState)
+        graph.add_node("ends", ends)
+        graph.add_node("fails", fails)
+        graph.add_node("last", lambda state: {"messages": [AIMessage(str([one.text for one in state["messages"]]))]})
+        graph.add_conditional_edges(
+            START, lambda state: ["ends", "fails"] if state["messages"][-1].text == "un" else ["last"]
+        )
+        for node in ("ends", "fails"):
+            graph.add_edge(node, "last")
+        graph.add_edge("last", END)
+        return graph
+
+    async with server(database_url, tmp_path, REFUSED, agents={"mine": halves}) as (house, _, threads):
+        running = asyncio.create_task(turn(house, "un", agent="mine"))
+        while not await count(threads, "checkpoint_writes WHERE channel = 'messages'"):  # noqa: ASYNC110 - the database has no event
+            await asyncio.sleep(0.01)
+        ended.set()
+        assert failure_of(await running) is not None
+        assert text_of(await turn(house, "deux", agent="mine")) == "['un', 'done', 'deux']"
+    assert sorted(calls) == ["ends", "fails"]
+
+
+def call(*ids: str) -> AIMessage:
+    return AIMessage("", tool_calls=[{"name": "x", "args": {}, "id": one} for one in ids])
+
+
+def result(call_id: str) -> ToolMessage:
+    return ToolMessage("x", tool_call_id=call_id)
+
+
+@pytest.mark.parametrize(
+    ("kept", "new", "whole"),
+    [
+        ([HumanMessage("a")], [HumanMessage("b")], None),
+        ([call("1"), result("1")], [HumanMessage("b")], None),
+        ([call("1")], [result("1")], None),
+        ([call("0"), result("0"), call("0")], [HumanMessage("b")], ["ai", "tool 0", "ai", "tool 0", "human"]),
+        ([call("1", "2"), result("1")], [result("2")], None),
+    ],
+)
+def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessage], whole: list[str] | None) -> None:
+    graph = with_tools(look_up)(_Model()).compile()
+    entry = {"messages": new}
+    found = with_orphans_answered(graph, kept, entry)
+    if whole is None:
+        assert found is entry
+        return
+    sent = found["messages"]
+    everything = sent.value if isinstance(sent, Overwrite) else [*kept, *sent]
+    assert [f"tool {m.tool_call_id}" if isinstance(m, ToolMessage) else m.type for m in everything] == whole
+
+
+class _Model:
+    def bind_tools(self, _: Any) -> None: ...
+
+
+def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:
+    class Last(TypedDict):
+        messages: list[Any]
+
+    graph: StateGraph[Any] = StateGraph(Last)
+    graph.add_node("a", lambda state: state)
+    graph.add_edge(START, "a")
+    entry = {"messages": [HumanMessage("b")]}
+    assert with_orphans_answered(graph.compile(), [call("1")], entry) is entry
