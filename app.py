@@ -20,6 +20,7 @@ from api import (
     documents,
     health,
     lists,
+    projects,
     recordings,
     search,
     threads,
@@ -136,8 +137,8 @@ def _include_doors(app: FastAPI) -> None:
     app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
     for door in (chat, embeddings, models, transcriptions):
         app.include_router(door.router, responses=OPENAI_ANY_ERROR)
-    native = (completion, auth, lists, threads, documents, document_events, search, transcription, transcription_jobs)
-    for door in (*native, health):
+    native = (completion, auth, lists, threads, projects, documents, document_events, search)
+    for door in (*native, transcription, transcription_jobs, health):
         app.include_router(door.router, responses=ANY_ERROR)
     app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
 

@@ -11,7 +11,7 @@ from api.deps import CurrentServices, CurrentToken
 from api.errors import request_id_of
 from api.json_response import json_response
 from api.middleware import BodyLimit
-from api.schemas import UNAUTHORIZED, answers, error_example
+from api.schemas import MAX_OFFSET, UNAUTHORIZED, answers, error_example
 from api.uploads import ENVELOPE_BYTES, UploadRules, received_file
 from config.settings import Settings
 from domain.documents import Document
@@ -122,7 +122,7 @@ async def list_documents(
     services: CurrentServices,
     caller: CurrentToken,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
 ) -> Response:
     """The documents of your project, the oldest first."""
     found, total = await services.library.documents.find(caller.principal, project_id, limit=limit, offset=offset)

@@ -17,6 +17,8 @@ def _whole_characters(text: str) -> str:
 Text = Annotated[str, AfterValidator(_whole_characters)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
+MAX_OFFSET = 1_000_000_000
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)

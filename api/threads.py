@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api.deps import CurrentServices, CurrentToken
 from api.native_format import interrupt_of
-from api.schemas import UNAUTHORIZED, answers, error_example
+from api.schemas import MAX_OFFSET, UNAUTHORIZED, answers, error_example
 from services.thread_state import conversation, read_thread_state
 from services.threads import Thread
 
@@ -45,18 +45,18 @@ async def list_threads(
     services: CurrentServices,
     caller: CurrentToken,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
 ) -> dict[str, Any]:
     """The conversations that the server keeps for you, the last used first."""
-    threads, total = await services.threads.find(caller.principal.subject, limit=limit, offset=offset)
+    threads, total = await services.threads.find(caller.principal.owner, limit=limit, offset=offset)
     return {"threads": [_thread(thread) for thread in threads], "total": total}
 
 
 @router.get("/threads/{thread_id}", summary="Read a thread", responses=answers(CONVERSATION_EXAMPLE) | PROBLEMS)
 async def read_thread(thread_id: str, services: CurrentServices, caller: CurrentToken) -> dict[str, Any]:
     """A conversation, in OpenAI's shape of messages, and what its last run waits for."""
-    thread = await services.threads.get_or_raise(thread_id, caller.principal.subject)
-    state = await read_thread_state(services.agents.get_or_raise(thread.agent), thread_id)
+    thread = await services.threads.get_or_raise(thread_id, caller.principal.owner)
+    state = await read_thread_state(services.agents.get_or_raise(thread.agent), thread.key)
     interrupts = () if thread.busy else state.interrupts
     return {**_thread(thread), "messages": conversation(state), "interrupt": interrupt_of(interrupts)}
 
@@ -70,7 +70,7 @@ async def read_thread(thread_id: str, services: CurrentServices, caller: Current
 )
 async def delete_thread(thread_id: str, services: CurrentServices, caller: CurrentToken) -> Response:
     """Deletes the conversation and everything that was kept of it. Its runs stay in the ledger, which holds no text."""
-    await services.threads.delete(thread_id, caller.principal.subject)
+    await services.threads.delete(thread_id, caller.principal.owner)
     return Response(status_code=204)
 
 

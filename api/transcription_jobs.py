@@ -10,7 +10,7 @@ from api.errors import request_id_of
 from api.following import Followed, Following
 from api.json_response import encoded, json_response
 from api.recordings import WRITTEN_TIMES, received_recording
-from api.schemas import UNAUTHORIZED, answers, error_example
+from api.schemas import MAX_OFFSET, UNAUTHORIZED, answers, error_example
 from api.transcription import FIELDS, FORM, PROBLEMS, check_address, wishes_in
 from domain.principals import Principal
 from services.audio.job import ENDED, Job
@@ -79,7 +79,7 @@ async def list_jobs(
     services: CurrentServices,
     caller: CurrentToken,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    offset: Annotated[int, Query(ge=0, le=1_000_000_000)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
 ) -> Response:
     """The newest first, without their transcripts: look at one for that."""
     jobs, total = await services.studio.jobs.find(caller.principal, limit=limit, offset=offset)

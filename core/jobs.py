@@ -48,8 +48,8 @@ _DEFER = """
     ])) AS id
 """
 # The update tells the worker that has it to stop, when the transaction commits; by then the row is gone.
-_ABORT = "UPDATE procrastinate_jobs SET abort_requested = true WHERE id = %s AND status = 'doing'"
-_REMOVE = "DELETE FROM procrastinate_jobs WHERE id = %s"
+_ABORT = "UPDATE procrastinate_jobs SET abort_requested = true WHERE id = ANY(%s) AND status = 'doing'"
+_REMOVE = "DELETE FROM procrastinate_jobs WHERE id = ANY(%s)"
 # A worker that was taken for dead, and was not, has no say any more in what became of its jobs.
 _FINISH = "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND worker_id = %(worker)s"
 _RETRY = """
@@ -107,10 +107,10 @@ class Jobs:
             raise RuntimeError("procrastinate gave no id")
         return int(row["id"])
 
-    async def remove(self, connection: AsyncConnection[Any], job: int) -> None:
-        """Leave no trace of a job, in the transaction of the caller. A worker that is at it is told to stop."""
-        await connection.execute(_ABORT, (job,))
-        await connection.execute(_REMOVE, (job,))
+    async def remove(self, connection: AsyncConnection[Any], *jobs: int) -> None:
+        """Leave no trace of jobs, in the transaction of the caller. A worker that is at one is told to stop."""
+        await connection.execute(_ABORT, (list(jobs),))
+        await connection.execute(_REMOVE, (list(jobs),))
 
     def start(self) -> None:
         """Begin to work, as soon as the database is there."""

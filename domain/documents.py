@@ -61,14 +61,30 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Project:
+    """A project as its owner sees it, with what is in it. `unfinished` counts the documents that wait or are read."""
+
+    project_id: str
+    embedding_model: str
+    created_at: datetime
+    documents: int
+    unfinished: int
+    failed: int
+    passages: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchFilter:
     """What a search may look at. There is none without a project; no `sources` means all of its documents.
 
     Made by `Projects.open_filter`, which has checked that the project is the caller's and the documents are in it.
+    `project_id` is the server's key of the project, and `name` the id that its owner uses, which others may use too.
     """
 
     project_id: str
     sources: tuple[UUID, ...] = ()
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,3 +10,8 @@ class Principal:
     subject: str
     scopes: frozenset[str] = frozenset()
     projects: frozenset[str] | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose the principal's threads, projects and jobs are: its own, until principals can act for a team."""
+        return self.subject

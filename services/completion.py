@@ -161,7 +161,7 @@ class CompletionService:
             check_answer(request.resume)
         lease = await self._threads.take(
             request.thread_id,
-            owner=request.principal.subject,
+            owner=request.principal.owner,
             agent=run.agent.name,
             run_id=run.id,
             resumes=request.resumes,

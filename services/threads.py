@@ -1,5 +1,7 @@
 """Threads: the conversations that the server keeps. Each has one owner, one agent, and at most one run at a time.
 
+Ids belong to their owner: two owners may use the same one, and neither learns of the other's.
+
 Policy: fails closed. Without the database a run on a thread is refused; runs without one never come here.
 """
 
@@ -10,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -34,32 +36,32 @@ STOP_S = 5.0
 
 DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
 
+# `thread_id` is the server's key of a thread, which its checkpoints have; `name` is the id that its owner uses.
+_OWN = "owner = %(owner)s AND coalesce(name, thread_id) = %(name)s"
 _TAKE = f"""
-    INSERT INTO threads (thread_id, owner, agent, run_id, leased_until)
-    VALUES (%(thread_id)s, %(owner)s, %(agent)s, %(run_id)s, now() + interval '{LEASE_S} seconds')
-    ON CONFLICT (thread_id) DO UPDATE
+    INSERT INTO threads (thread_id, name, owner, agent, run_id, leased_until)
+    VALUES (%(key)s, %(name)s, %(owner)s, %(agent)s, %(run_id)s, now() + interval '{LEASE_S} seconds')
+    ON CONFLICT (owner, (coalesce(name, thread_id))) DO UPDATE
         SET run_id = EXCLUDED.run_id, leased_until = EXCLUDED.leased_until, used_at = now()
-        WHERE threads.owner = EXCLUDED.owner AND threads.agent = EXCLUDED.agent
+        WHERE threads.agent = EXCLUDED.agent
             AND (threads.run_id IS NULL OR threads.leased_until < now())
     RETURNING thread_id AS key, turns, messages, xmax = 0 AS is_new
 """  # noqa: S608  # nosec B608 - a constant of ours
 _RETAKE = f"""
     UPDATE threads SET run_id = %(run_id)s, leased_until = now() + interval '{LEASE_S} seconds', used_at = now()
-    WHERE thread_id = %(thread_id)s AND owner = %(owner)s AND agent = %(agent)s
+    WHERE {_OWN} AND agent = %(agent)s
         AND (run_id IS NULL OR leased_until < now())
     RETURNING thread_id AS key, turns, messages, false AS is_new
 """  # noqa: S608  # nosec B608 - a constant of ours
 _RENEW = f"""
     UPDATE threads SET leased_until = now() + interval '{LEASE_S} seconds'
-    WHERE run_id = ANY(%s) RETURNING run_id
+    WHERE thread_id = ANY(%(keys)s) AND run_id = ANY(%(runs)s) RETURNING run_id
 """  # noqa: S608  # nosec B608 - a constant of ours
-_RELEASE = """
-    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, messages = %s
-    WHERE thread_id = %s AND run_id = %s
-"""
-_GIVE_UP = """
-    UPDATE threads SET run_id = NULL, leased_until = NULL WHERE thread_id = %s AND run_id = %s
-"""
+_RELEASE = f"""
+    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, messages = %(messages)s
+    WHERE {_OWN} AND run_id = %(run_id)s
+"""  # noqa: S608  # nosec B608 - a constant of ours
+_GIVE_UP = f"UPDATE threads SET run_id = NULL, leased_until = NULL WHERE {_OWN} AND run_id = %(run_id)s"  # noqa: S608  # nosec B608 - a constant of ours
 _UNUSED = """
     SELECT thread_id FROM threads
     WHERE used_at < now() - make_interval(days => %s) AND (run_id IS NULL OR leased_until < now())
@@ -72,21 +74,22 @@ _HOLD = f"""
     RETURNING thread_id
 """  # noqa: S608  # nosec B608 - a constant of ours
 _FIELDS = """
-    thread_id, owner, agent, turns, created_at, used_at,
+    thread_id AS key, coalesce(name, thread_id) AS thread_id, agent, turns, created_at, used_at,
     coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
 """
-_LOOK = f"SELECT {_FIELDS} FROM threads WHERE thread_id = %s"  # noqa: S608  # nosec B608 - a constant of ours
+_LOOK = f"SELECT {_FIELDS} FROM threads WHERE {_OWN}"  # noqa: S608  # nosec B608 - a constant of ours
 _LIST = f"""
     SELECT {_FIELDS}, count(*) OVER () AS total FROM threads WHERE owner = %s
-    ORDER BY used_at DESC, thread_id LIMIT %s OFFSET %s
+    ORDER BY used_at DESC, key LIMIT %s OFFSET %s
 """  # noqa: S608  # nosec B608 - a constant of ours
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """What is known of a thread without reading its state."""
+    """What is known of a thread without reading its state. `key` is its name in its checkpoints."""
 
     thread_id: str
+    key: str
     agent: str
     turns: int
     busy: bool
@@ -99,6 +102,7 @@ class Lease:
     """A run's hold of its thread. `turns` counts the runs before it; `lose` ends the run when the hold is lost."""
 
     thread_id: str
+    owner: str
     run_id: UUID
     turns: int = 0
     messages: int = 0
@@ -140,14 +144,14 @@ class Threads:
                 task.cancel()
 
     async def take(self, thread_id: str, *, owner: str, agent: str, run_id: UUID, resumes: bool) -> Lease:
-        """Hold a thread for a run, making it at its first use. Raises what hinders it, another's thread as missing."""
+        """Hold a thread for a run, making it at its first use unless it `resumes`. Raises what hinders it."""
         deadline = time.monotonic() + self._wait_s
         pause_s = FIRST_LOOK_S
-        asked = {"thread_id": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
+        asked = {"name": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
         while True:
-            lease = Lease(thread_id, run_id)
+            lease = Lease(thread_id, owner, run_id)
             try:
-                taken = await self._one(_RETAKE if resumes else _TAKE, asked)
+                taken = await self._one(_RETAKE if resumes else _TAKE, {**asked, "key": str(uuid4())})
             except asyncio.CancelledError:
                 # The statement may have been done all the same.
                 self._in_background(self._let_go(lease, completed=False))
@@ -172,19 +176,20 @@ class Threads:
         await asyncio.shield(self._in_background(self._let_go(lease, completed=completed)))
 
     async def _let_go(self, lease: Lease, *, completed: bool) -> None:
-        statement: tuple[str, tuple[object, ...]] = (
-            (_RELEASE, (lease.messages, lease.thread_id, lease.run_id))
-            if completed
-            else (_GIVE_UP, (lease.thread_id, lease.run_id))
-        )
+        asked = {
+            "owner": lease.owner,
+            "name": lease.thread_id,
+            "run_id": lease.run_id,
+            "messages": lease.messages,
+        }
         try:
             async with self._database.quick_pool.connection() as connection:
-                await connection.execute(*statement)
+                await connection.execute(_RELEASE if completed else _GIVE_UP, asked)
         except DATABASE_FAULTS as error:
             logger.warning("a thread stays taken until its lease ends", extra={"reason": type(error).__name__})
             return
         if completed and (lease.turns + 1) % PRUNE_EVERY == 0:
-            self._in_background(self._prune(lease.thread_id))
+            self._in_background(self._prune(lease.key))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="thread upkeep")
@@ -193,9 +198,9 @@ class Threads:
         return task
 
     async def get_or_raise(self, thread_id: str, owner: str) -> Thread:
-        """The caller's thread; raises `NotFound` for a missing one, and for another's."""
-        row = await self._one(_LOOK, (thread_id,))
-        if row is None or row["owner"] != owner:
+        """The owner's thread; raises `NotFound`. Others may have one of the same id, which is nothing to this owner."""
+        row = await self._one(_LOOK, {"owner": owner, "name": thread_id})
+        if row is None:
             raise _no_such_thread(thread_id)
         return _thread(row)
 
@@ -206,20 +211,18 @@ class Threads:
 
     async def delete(self, thread_id: str, owner: str) -> None:
         """Forget a thread and all of its state; raises `ThreadBusy` while a run is going on."""
-        await self.get_or_raise(thread_id, owner)
-        if not await self._all(_HOLD, ([thread_id], owner, 0)):
+        thread = await self.get_or_raise(thread_id, owner)
+        if not await self._all(_HOLD, ([thread.key], owner, 0)):
             raise ThreadBusy(f"thread {thread_id!r}: a run is going on; delete it when it has ended")
-        await self._forget([thread_id])
+        await self._forget([thread.key])
 
     async def _check(self, thread_id: str, owner: str, agent: str, *, resumes: bool) -> None:
         """Raises why the thread cannot be taken, unless it is only busy."""
-        row = await self._one(_LOOK, (thread_id,))
+        row = await self._one(_LOOK, {"owner": owner, "name": thread_id})
         if row is None:
             if resumes:
                 raise _no_such_thread(thread_id)
             return
-        if row["owner"] != owner:
-            raise _no_such_thread(thread_id)
         if row["agent"] != agent:
             raise Conflict(
                 f"thread {thread_id!r} is a conversation with agent {row['agent']!r}: "
@@ -252,8 +255,9 @@ class Threads:
         if not self._leases:
             return
         asked = list(self._leases)
+        keys = [lease.key for lease in self._leases.values()]
         async with self._database.quick_pool.connection() as connection:
-            rows = await (await connection.execute(_RENEW, (asked,))).fetchall()
+            rows = await (await connection.execute(_RENEW, {"keys": keys, "runs": asked})).fetchall()
         kept = {row["run_id"] for row in rows}
         for run_id in asked:
             if run_id not in kept and (lease := self._leases.get(run_id)) is not None:

@@ -1,7 +1,7 @@
 """The documents of a project: taken in, listed, looked at, deleted. Only their owner sees that they exist."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,17 +24,21 @@ from services.rag.uploads import Upload
 
 logger = logging.getLogger("routeur.documents")
 
-_FIELDS = ", ".join(f"documents.{field.name}" for field in fields(Document))
+# `project` is the id that the owner uses, `key` the server's.
+_FIELDS = ", ".join(
+    "%(project)s::text AS project_id" if field.name == "project_id" else f"documents.{field.name}"
+    for field in fields(Document)
+)
 _OWN = """
     documents JOIN projects USING (project_id)
-    WHERE documents.project_id = %(project)s AND owner = %(subject)s
+    WHERE owner = %(owner)s AND coalesce(projects.name, projects.project_id) = %(project)s
 """
 _SAME_BYTES = f"""
-    SELECT {_FIELDS}, queue_job FROM documents WHERE project_id = %(project)s AND sha256 = %(sha256)s FOR UPDATE
+    SELECT {_FIELDS}, queue_job FROM documents WHERE project_id = %(key)s AND sha256 = %(sha256)s FOR UPDATE
 """  # noqa: S608  # nosec B608 - constants of ours
 _ADD = f"""
     INSERT INTO documents (document_id, project_id, job_id, request_id, title, media_type, size_bytes, sha256)
-    VALUES (%(document)s, %(project)s, %(job)s, %(request_id)s, %(title)s, %(media_type)s, %(size)s, %(sha256)s)
+    VALUES (%(document)s, %(key)s, %(job)s, %(request_id)s, %(title)s, %(media_type)s, %(size)s, %(sha256)s)
     ON CONFLICT (project_id, sha256) DO NOTHING RETURNING {_FIELDS}
 """  # noqa: S608  # nosec B608 - constants of ours
 _TRY_AGAIN = f"""
@@ -45,14 +49,24 @@ _TRY_AGAIN = f"""
 """  # noqa: S608  # nosec B608 - constants of ours
 _COUNT = """
     SELECT count(documents.document_id) AS total FROM projects LEFT JOIN documents USING (project_id)
-    WHERE project_id = %(project)s AND owner = %(subject)s GROUP BY project_id
+    WHERE owner = %(owner)s AND coalesce(projects.name, projects.project_id) = %(project)s
+    GROUP BY projects.project_id
 """
 _LIST = f"""
     SELECT {_FIELDS} FROM {_OWN} ORDER BY documents.created_at, document_id LIMIT %(limit)s OFFSET %(offset)s
 """  # noqa: S608  # nosec B608 - constants of ours
 _GET = f"SELECT {_FIELDS} FROM {_OWN} AND document_id = %(document)s"  # noqa: S608  # nosec B608 - constants of ours
+_TO_DELETE = f"{_FIELDS}, queue_job, request_id, usage, embedding_model"
 _GET_TO_DELETE = f"""
-    SELECT {_FIELDS}, queue_job, request_id, usage, embedding_model FROM {_OWN} AND document_id = %(document)s
+    SELECT {_TO_DELETE} FROM {_OWN} AND document_id = %(document)s FOR UPDATE OF documents
+"""  # noqa: S608  # nosec B608 - constants of ours
+# Uploads to the project wait from here on.
+_HOLD_PROJECT = """
+    SELECT project_id AS key FROM projects
+    WHERE owner = %(owner)s AND coalesce(name, project_id) = %(project)s FOR UPDATE
+"""
+_ALL_TO_DELETE = f"""
+    SELECT {_TO_DELETE} FROM documents JOIN projects USING (project_id) WHERE project_id = %(key)s
     FOR UPDATE OF documents
 """  # noqa: S608  # nosec B608 - constants of ours
 
@@ -80,11 +94,11 @@ class Documents:
     async def add(self, upload: Upload, principal: Principal, project_id: str, request_id: str) -> Accepted:
         """Store an upload and queue the work on it. The same bytes are recognised; of a failure, tried again.
 
-        Raises `NotFound` when the project is somebody else's, `ModelUnavailable` when nothing can embed for it.
+        Raises `ModelUnavailable` when nothing can embed for the project.
         """
         check_project_id(project_id)
         asked = {
-            "project": project_id,
+            **_of(principal, project_id),
             "document": uuid4(),
             "job": uuid4(),
             "request_id": request_id,
@@ -94,7 +108,9 @@ class Documents:
             "sha256": upload.sha256,
         }
         async with self._database.connection() as connection, connection.transaction():
-            self._embeddings.resolve(await claim_project(connection, principal, project_id, self._choose_model))
+            project = await claim_project(connection, principal, project_id, self._choose_model)
+            self._embeddings.resolve(project.embedding_model)
+            asked["key"] = project.key
             known = await _one(connection, _SAME_BYTES, asked)
             if known is not None and known["status"] != "failed":
                 return Accepted(_document(known), is_new=False)
@@ -122,7 +138,7 @@ class Documents:
         self, principal: Principal, project_id: str, *, limit: int, offset: int
     ) -> tuple[list[Document], int]:
         """A page of the project's documents, the oldest first, and how many there are. Raises `NotFound`."""
-        asked = {**_of(principal, project_id), "limit": limit, "offset": offset}
+        asked: dict[str, object] = {**_of(principal, project_id), "limit": limit, "offset": offset}
         async with self._database.connection() as connection:
             counted = await _one(connection, _COUNT, asked)
             if counted is None:
@@ -146,16 +162,32 @@ class Documents:
             row = await _one(connection, _GET_TO_DELETE, asked)
             if row is None:
                 raise _no_such_document(document_id, project_id)
-            if row["queue_job"] is not None:
-                await self._jobs.remove(connection, row["queue_job"])
-            await connection.execute(
-                "DELETE FROM documents WHERE project_id = %(project)s AND document_id = %(document)s", asked
-            )
-        if row["status"] in {"queued", "running"} and row["usage"]:
+            await self._delete(connection, [row])
+        self._record(principal, row)
+
+    async def delete_project(self, principal: Principal, project_id: str) -> None:
+        """Remove a project with all of its documents, as `delete` does one. Raises `NotFound`."""
+        asked = _of(principal, project_id)
+        async with self._database.connection() as connection, connection.transaction():
+            project = await _one(connection, _HOLD_PROJECT, asked)
+            if project is None:
+                raise no_such_project(project_id)
+            rows = await (await connection.execute(_ALL_TO_DELETE, {**asked, **project})).fetchall()
+            await self._delete(connection, rows)
+            await connection.execute("DELETE FROM projects WHERE project_id = %(key)s", project)
+        for row in rows:
             self._record(principal, row)
+
+    async def _delete(self, connection: AsyncConnection[DictRow], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Their passages and bytes go with them."""
+        await self._jobs.remove(connection, *(row["queue_job"] for row in rows if row["queue_job"] is not None))
+        ids = [row["document_id"] for row in rows]
+        await connection.execute("DELETE FROM documents WHERE document_id = ANY(%s)", (ids,))
 
     def _record(self, principal: Principal, row: Mapping[str, Any]) -> None:
         """What was consumed for a document that is deleted before it was done."""
+        if row["status"] not in {"queued", "running"} or not row["usage"]:
+            return
         calls = as_calls(row["usage"])
         run = EmbeddingsDone(
             run_id=row["job_id"],
@@ -171,11 +203,11 @@ class Documents:
         self._runs.record(run, "cancelled")
 
 
-def _of(principal: Principal, project_id: str) -> dict[str, str]:
+def _of(principal: Principal, project_id: str) -> dict[str, object]:
     check_allowed(principal, project_id)
     if not is_project_id(project_id):
         raise no_such_project(project_id)
-    return {"project": project_id, "subject": principal.subject}
+    return {"project": project_id, "owner": principal.owner}
 
 
 def _uuid(document_id: str, project_id: str) -> UUID:

@@ -173,7 +173,7 @@ def _row(taken: Taken, calls: list[Call], *, texts: int) -> EmbeddingsDone:
     return EmbeddingsDone(
         request_id=taken.request_id,
         subject=taken.owner,
-        project_id=taken.project_id,
+        project_id=taken.project_name,
         requested_model=taken.embedding_model,
         model=taken.embedding_model,
         texts=texts,

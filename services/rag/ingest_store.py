@@ -26,8 +26,8 @@ _TAKE = """
     FROM projects
     WHERE projects.project_id = documents.project_id AND document_id = %(document)s AND job_id = %(job)s
         AND status IN ('queued', 'running')
-    RETURNING documents.project_id, owner, embedding_model, title, size_bytes, request_id, attempts, error, usage,
-        documents.created_at,
+    RETURNING documents.project_id, coalesce(projects.name, projects.project_id) AS project_name, owner,
+        embedding_model, title, size_bytes, request_id, attempts, error, usage, documents.created_at,
         (SELECT coalesce(max(ordinal) + 1, 0) FROM passages WHERE document_id = %(document)s) AS next_ordinal
 """
 _ADVANCE = """
@@ -63,12 +63,16 @@ _POSTPONE = """
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A document that this attempt works on. `usage` is what its embeddings consumed in attempts before."""
+    """A document that this attempt works on. `usage` is what its embeddings consumed in attempts before.
+
+    `project_id` is the server's key of the project, `project_name` the id that its owner uses.
+    """
 
     document_id: UUID
     job_id: UUID
     claim: UUID
     project_id: str
+    project_name: str
     owner: str
     embedding_model: str
     title: str

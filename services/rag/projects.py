@@ -1,35 +1,55 @@
-"""Projects: whose they are. Every look into one begins here, and somebody else's is as one that does not exist."""
+"""Projects: whose they are. Every look into one begins here. An id belongs to its owner: others may use the same."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from core.database import Database
-from domain.documents import SearchFilter
-from domain.errors import InvalidParameter, NotFound
+from domain.documents import Project, SearchFilter
+from domain.errors import Conflict, InvalidParameter, NotFound
 from domain.principals import Principal
 
 MAX_PROJECT_ID = 128
 SHOWN_SOURCES = 100
 """How many unknown sources a refusal names."""
 
-_FIND = """
-    SELECT owner, ARRAY(
-        SELECT document_id FROM documents WHERE project_id = %(project)s AND document_id = ANY(%(sources)s)
+_OWN = "owner = %(owner)s AND coalesce(projects.name, projects.project_id) = %(project)s"
+_MINE = """
+    owner = %(owner)s
+    AND (%(allowed)s::text[] IS NULL OR coalesce(projects.name, projects.project_id) = ANY(%(allowed)s::text[]))
+"""
+_FIND = f"""
+    SELECT project_id AS key, ARRAY(
+        SELECT document_id FROM documents
+        WHERE documents.project_id = projects.project_id AND document_id = ANY(%(sources)s)
     ) AS found
-    FROM projects WHERE project_id = %(project)s
-"""
-_LOOK = "SELECT owner, embedding_model FROM projects WHERE project_id = %s"
+    FROM projects WHERE {_OWN}
+"""  # noqa: S608  # nosec B608 - a constant of ours
+# Against a deletion that goes on: it is waited for, and the project is gone then.
+_LOOK = f"SELECT project_id AS key, embedding_model FROM projects WHERE {_OWN} FOR KEY SHARE"  # noqa: S608  # nosec B608 - the same
 _CLAIM = """
-    INSERT INTO projects (project_id, owner, embedding_model) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING
+    INSERT INTO projects (project_id, name, owner, embedding_model)
+    VALUES (%(key)s, %(project)s, %(owner)s, %(model)s) ON CONFLICT DO NOTHING
 """
+_LIST = f"""
+    SELECT coalesce(projects.name, projects.project_id) AS project_id, embedding_model, projects.created_at,
+        count(document_id) AS documents,
+        count(document_id) FILTER (WHERE status IN ('queued', 'running')) AS unfinished,
+        count(document_id) FILTER (WHERE status = 'failed') AS failed,
+        coalesce(sum(passages), 0) AS passages, coalesce(sum(size_bytes), 0) AS size_bytes
+    FROM projects LEFT JOIN documents USING (project_id)
+    WHERE {_MINE} GROUP BY projects.project_id ORDER BY projects.created_at, projects.project_id
+    LIMIT %(limit)s OFFSET %(offset)s
+"""  # noqa: S608  # nosec B608 - a constant of ours
+_COUNT = f"SELECT count(*) AS total FROM projects WHERE {_MINE}"  # noqa: S608  # nosec B608 - the same
 
 
 class Projects:
-    """Callers choose their projects' ids. The first upload makes an id its caller's, for good."""
+    """Callers choose their projects' ids; the first upload makes the project. Nobody sees or takes another owner's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -37,61 +57,76 @@ class Projects:
     async def open_filter(
         self, principal: Principal, project_id: str, sources: Sequence[str] = ()
     ) -> SearchFilter | None:
-        """What a search for this caller may look at; `None` for a project that nobody has: there is nothing to find.
+        """What a search for this caller may look at; `None` for a project that it does not have: nothing to find.
 
-        Raises `NotFound` for a project that is not the caller's, and `InvalidParameter` naming each of `sources` that
-        is no document of it.
+        Raises `NotFound` for a project that the credential does not extend to, and `InvalidParameter` naming each of
+        `sources` that is no document of it.
         """
         row = await self._find_own(principal, project_id, sources)
         found = _found(row, project_id, sources)
-        return None if row is None else SearchFilter(project_id, found)
+        return None if row is None else SearchFilter(row["key"], found, project_id)
 
     async def open_filter_or_raise(
         self, principal: Principal, project_id: str, sources: Sequence[str] = ()
     ) -> SearchFilter:
-        """The same, where a project that nobody has is an error: `NotFound`."""
+        """The same, where a project that the caller does not have is an error: `NotFound`."""
         row = await self._find_own(principal, project_id, sources)
         if row is None:
             raise no_such_project(project_id)
-        return SearchFilter(project_id, _found(row, project_id, sources))
+        return SearchFilter(row["key"], _found(row, project_id, sources), project_id)
 
     async def check_upload(self, principal: Principal, project_id: str) -> None:
-        """Raises `NotFound` when the project is somebody else's; before megabytes are read for nothing."""
+        """Raises what would refuse an upload to it, before megabytes are read for nothing."""
         check_project_id(project_id)
         await self._find_own(principal, project_id, ())
+
+    async def find(self, principal: Principal, *, limit: int, offset: int) -> tuple[list[Project], int]:
+        """A page of the caller's projects, the oldest first, and how many there are."""
+        allowed = None if principal.projects is None else sorted(principal.projects)
+        asked = {"owner": principal.owner, "allowed": allowed, "limit": limit, "offset": offset}
+        async with self._database.connection() as connection:
+            rows = await (await connection.execute(_LIST, asked)).fetchall()
+            counted = await (await connection.execute(_COUNT, asked)).fetchone()
+        return [Project(**{**row, **_whole(row)}) for row in rows], 0 if counted is None else int(counted["total"])
 
     async def _find_own(
         self, principal: Principal, project_id: str, sources: Sequence[str]
     ) -> Mapping[str, Any] | None:
-        """The project's row, with those of `sources` that are its documents; `None` when nobody has it."""
+        """The project's row, with those of `sources` that are its documents; `None` when the caller has none such."""
         check_allowed(principal, project_id)
         if not is_project_id(project_id):
             return None  # Among them what PostgreSQL could not even be asked for.
         uuids = [uuid for uuid in map(_as_uuid, sources) if uuid is not None]
         async with self._database.connection() as connection:
-            cursor = await connection.execute(_FIND, {"project": project_id, "sources": uuids})
-            row = await cursor.fetchone()
-        if row is not None and row["owner"] != principal.subject:
-            raise no_such_project(project_id)
-        return row
+            asked = {"owner": principal.owner, "project": project_id, "sources": uuids}
+            return await (await connection.execute(_FIND, asked)).fetchone()
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The caller's project: the server's key of it, and its embedding model."""
+
+    key: str
+    embedding_model: str
 
 
 async def claim_project(
     connection: AsyncConnection[DictRow], principal: Principal, project_id: str, choose_model: Callable[[], str]
-) -> str:
-    """Make the project the caller's unless it has an owner, in the caller's transaction. Gives the project's model.
+) -> Claimed:
+    """The caller's project, made if there is none yet, in the caller's transaction.
 
-    `choose_model` names the embedding model of a project that begins. Raises `NotFound` when it is somebody else's.
+    `choose_model` names the embedding model of a project that begins.
     """
     check_allowed(principal, project_id)
-    row = await (await connection.execute(_LOOK, (project_id,))).fetchone()
+    asked = {"owner": principal.owner, "project": project_id}
+    row = await (await connection.execute(_LOOK, asked)).fetchone()
     if row is None:
-        await connection.execute(_CLAIM, (project_id, principal.subject, choose_model()))
-        # Not what we wrote, perhaps: another caller may have been first.
-        row = await (await connection.execute(_LOOK, (project_id,))).fetchone()
-    if row is None or row["owner"] != principal.subject:
-        raise no_such_project(project_id)
-    return str(row["embedding_model"])
+        await connection.execute(_CLAIM, {**asked, "key": str(uuid4()), "model": choose_model()})
+        # Not what we wrote, perhaps: another request may have been first.
+        row = await (await connection.execute(_LOOK, asked)).fetchone()
+    if row is None:
+        raise Conflict(f"project {project_id!r} was deleted at this moment; send the document again")
+    return Claimed(**row)
 
 
 def check_allowed(principal: Principal, project_id: str) -> None:
@@ -113,6 +148,11 @@ def is_project_id(project_id: str) -> bool:
 
 def no_such_project(project_id: str) -> NotFound:
     return NotFound(f"no project {project_id[:MAX_PROJECT_ID]!r}; the first upload to it makes it")
+
+
+def _whole(row: Mapping[str, Any]) -> dict[str, int]:
+    """Sums are numerics in PostgreSQL."""
+    return {name: int(row[name]) for name in ("passages", "size_bytes")}
 
 
 def _found(row: Mapping[str, Any] | None, project_id: str, sources: Sequence[str]) -> tuple[UUID, ...]:

@@ -22,7 +22,7 @@ class Retriever:
     def __init__(self, database: Database, embeddings: EmbeddingService) -> None:
         self._database = database
         self._embeddings = embeddings
-        self._models: dict[str, str] = {}  # A project's model never changes, and projects do not go.
+        self._models: dict[str, str] = {}  # A project's model never changes, and its key is never used again.
 
     async def search(
         self,

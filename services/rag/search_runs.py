@@ -44,7 +44,7 @@ class SearchRuns:
             return EmbeddingsDone(
                 request_id=request_id,
                 subject=principal.subject,
-                project_id=allowed.project_id,
+                project_id=allowed.name or allowed.project_id,
                 requested_model=model,
                 model=model,
                 texts=1,

@@ -20,9 +20,7 @@ from tests.postgres_for_tests import folder
 
 KEYS = {"alice": "key-of-alice-0123456789abcdef0123456789", "bob": "key-of-bob-0123456789abcdef012345678901"}
 UPLOAD_MB = 48
-LEASE = (
-    "# Résiliation\n\nLe locataire peut résilier le bail avec un préavis de trois mois.\n\n# Loyer\n\nDû le premier."
-)
+LEASE = "# Résiliation\n\nLe locataire peut résilier le bail avec un préavis de trois mois.\n\n# Loyer\n\nLe premier."
 MANUAL = "# Safety\n\nAlways unplug the machine before cleaning the blades.\n"
 WAIT_S = 90
 
@@ -176,12 +174,11 @@ async def test_to_somebody_else_each_route_says_that_there_is_nothing(
     document_id = await taken_in(alice, project, LEASE)
     path = f"/projects/{project}/documents"
     for answer in (
-        await send(bob, project, "mine"),
         await bob.get(path),
         await bob.get(f"{path}/{document_id}"),
         await bob.get(f"{path}/{document_id}/events"),
         await bob.delete(f"{path}/{document_id}"),
-        await bob.get(f"/projects/{project}/search", params={"q": "préavis"}),
+        await bob.delete(f"/projects/{project}"),
         await bob.get(f"/projects/{project}/search", params={"q": "préavis", "sources": document_id}),
     ):
         foreign = check_error(answer, 404, "not_found")
@@ -189,6 +186,16 @@ async def test_to_somebody_else_each_route_says_that_there_is_nothing(
         if answer.request.method == "GET":
             assert check_error(missing, 404, "not_found").replace("nobody-s", project) == foreign
     assert (await alice.get(f"{path}/{document_id}")).json()["passages"] > 0
+
+
+async def test_two_callers_may_use_the_same_id(alice: httpx.AsyncClient, bob: httpx.AsyncClient, project: str) -> None:
+    for client in (alice, bob):
+        await taken_in(client, project, LEASE)
+        listed = (await client.get("/projects", params={"limit": 200})).json()["projects"]
+        assert [one["documents"] for one in listed if one["project_id"] == project] == [1]
+    assert (await alice.delete(f"/projects/{project}")).status_code == 204
+    check_error(await alice.delete(f"/projects/{project}"), 404, "not_found")
+    assert (await bob.get(f"/projects/{project}/search", params={"q": "préavis"})).json()["total"] > 0
 
 
 @pytest.mark.parametrize("route", ["documents", "documents/5b8e7c1e-5d0f-4a43-9a55-0d9b3a6a7f10", "search?q=x"])

@@ -14,11 +14,10 @@ from pydantic import BaseModel
 
 from domain.errors import AgentFailed, BadRequest, Conflict, ThreadAnswered, ThreadWaits
 from domain.runs import Interruption, RunEvent
-from services.thread_state import read_thread_state
 from tests.house_for_tests import House, failure_of, finish_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
 from tests.scripted_provider import Cut, Status, Step, finish, say
-from tests.services.test_threads import count, refusal, server, turn
+from tests.services.test_threads import count, refusal, server, state_of, turn
 
 __all__ = ["_made_cluster", "database_url", "postgres", "tmp_path"]  # Fixtures.
 
@@ -113,7 +112,7 @@ async def answer(house: House, resume: Any, agent: str = "mine") -> list[RunEven
 
 async def waiting(house: House, agent: str = "mine") -> list[Any]:
     """What the thread waits for, as everybody reads it."""
-    state = await read_thread_state(house.service._agents.get_or_raise(agent), "t")
+    state = await state_of(house, "t", agent)
     return [one.value for one in state.interrupts]
 
 
@@ -276,6 +275,6 @@ async def test_what_a_run_says_that_it_waits_for_is_what_the_thread_waits_for(
 ) -> None:
     async with server(database_url, tmp_path, agents={"mine": asks_at_once}) as (house, _, _):
         said = finish_of(await turn(house, "Hi", agent="mine")).interrupts
-        state = await read_thread_state(house.service._agents.get_or_raise("mine"), "t")
+        state = await state_of(house, "t", "mine")
         assert said == state.interrupts
         assert all(isinstance(one, Interruption) for one in said)

@@ -25,10 +25,9 @@ from domain.errors import (
     ThreadWaits,
 )
 from domain.messages import Message
-from domain.principals import Principal
 from domain.runs import RunEvent, Started, Tokens
 from services import threads as threads_module
-from services.thread_state import read_thread_state
+from services.thread_state import ThreadState, read_thread_state
 from services.threads import Lease, Threads
 from tests.house_for_tests import House, ask, events_of, failure_of, finish_of, open_house, text_of, until
 from tests.postgres_for_tests import (
@@ -46,7 +45,6 @@ from tests.scripted_provider import Cut, ScriptedProvider, Stall, Step, finish, 
 __all__ = ["_made_cluster", "database_url", "door", "postgres", "tmp_path"]  # Fixtures.
 
 OUI: list[Step] = [*say("Oui"), *finish()]
-ALICE = Principal("alice")
 
 
 @asynccontextmanager
@@ -75,6 +73,14 @@ async def server(
         open_house(provider, threads=threads, **house) as opened,
     ):
         yield opened, provider, threads
+
+
+async def state_of(house: House, thread: str, agent: str) -> ThreadState:
+    """What the tester's thread holds and waits for."""
+    threads = house.service._threads
+    assert threads is not None
+    key = (await threads.get_or_raise(thread, "tester")).key
+    return await read_thread_state(house.service._agents.get_or_raise(agent), key)
 
 
 async def turn(house: House, text: str = "Hi", thread: str = "t", **fields: Any) -> list[RunEvent]:
@@ -172,25 +178,7 @@ async def test_old_checkpoints_go_and_the_conversation_stays(
     assert asked(provider)[3] == ["0", "Oui", "1", "Oui", "2", "Oui", "3"]
 
 
-# Whose it is
-
-
-async def test_anothers_thread_is_as_good_as_missing(database_url: str, tmp_path: Path) -> None:
-    async with server(database_url, tmp_path, OUI) as (house, provider, threads):
-        await turn(house, "un")
-        request = ask("echo", "à moi ?", thread_id="t")
-        object.__setattr__(request, "principal", ALICE)
-        with pytest.raises(NotFound) as refused:
-            await events_of(house, request)
-        with pytest.raises(NotFound) as missing:
-            await threads.get_or_raise("t", "alice")
-        with pytest.raises(NotFound):
-            await threads.delete("t", "alice")
-        assert refused.value.message == missing.value.message
-        assert await threads.find("alice", limit=9, offset=0) == ([], 0)
-        found, total = await threads.find("tester", limit=9, offset=0)
-        assert ([thread.thread_id for thread in found], total) == (["t"], 1)
-    assert asked(provider) == [["un"]]
+# Its agent, and its end
 
 
 async def test_a_thread_keeps_to_its_agent(database_url: str, tmp_path: Path) -> None:
@@ -214,7 +202,7 @@ async def test_what_nobody_has_used_for_long_is_forgotten(database_url: str, tmp
         await turn(house, thread="old")
         await turn(house, thread="new")
         async with threads._database.pool.connection() as connection:
-            await connection.execute("UPDATE threads SET used_at = now() - interval '91 days' WHERE thread_id = 'old'")
+            await connection.execute("UPDATE threads SET used_at = now() - interval '91 days' WHERE name = 'old'")
         assert await threads.forget_unused() == 1
         with pytest.raises(NotFound):
             await threads.get_or_raise("old", "tester")
@@ -248,8 +236,7 @@ async def test_runs_that_wait_for_each_other_never_mix(database_url: str, tmp_pa
         houses = [first, second] * 6
         answers = await asyncio.gather(*(turn(h, text) for h, text in zip(houses, texts, strict=True)))
         assert [text_of(events) for events in answers] == texts
-        agent = first.service._agents.get_or_raise("echo")
-        said = [message.text for message in (await read_thread_state(agent, "t")).messages]
+        said = [message.text for message in (await state_of(first, "t", "echo")).messages]
     assert sorted(said[::2]) == sorted(texts)
     assert said[::2] == said[1::2], "each question is followed by its own answer"
     assert all(len(messages) == 2 * number + 1 for number, messages in enumerate(asked(provider)))

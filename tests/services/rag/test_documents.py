@@ -11,7 +11,7 @@ import pytest
 from core.stored_files import CHUNK_BYTES
 from domain.errors import DatabaseUnavailable, ModelUnavailable, NotFound, StorageFull
 from services.rag.uploads import Upload
-from tests.projects_for_tests import ALICE, BOB, House, WordEmbedder, nowhere, open_projects
+from tests.projects_for_tests import ALICE, BOB, MODEL, House, WordEmbedder, nowhere, open_projects
 
 MARKER = "xylophonequartz"
 
@@ -100,12 +100,65 @@ async def test_deleting_leaves_no_trace(house: House, stage: str) -> None:
         await house.documents.delete(ALICE, "p", str(document.document_id))
 
 
-async def test_deleting_the_last_document_does_not_give_the_project_away(house: House) -> None:
+async def test_deleting_the_last_document_leaves_the_project(house: House) -> None:
     document = await house.take_in("p", "text")
     await house.documents.delete(ALICE, "p", str(document))
-    with pytest.raises(NotFound):
-        await house.add("p", "text of another", principal=BOB)
     assert await house.documents.find(ALICE, "p", limit=5, offset=0) == ([], 0)
+
+
+async def test_projects_are_listed_with_what_is_in_them(house: House) -> None:
+    await house.take_in("p", "one\ntwo")
+    await house.add("p", "three")
+    await house.add("q", "four")
+    await house.take_in("r", "of Bob", principal=BOB)
+    found, total = await house.projects.find(ALICE, limit=1, offset=0)
+    assert total == 2
+    (first,) = found
+    assert (first.project_id, first.documents, first.unfinished, first.failed) == ("p", 2, 1, 0)
+    assert (first.passages, first.size_bytes, first.embedding_model) == (2, 12, MODEL)
+    assert [one.project_id for one in (await house.projects.find(ALICE, limit=9, offset=1))[0]] == ["q"]
+
+
+async def test_a_deleted_project_leaves_nothing_and_its_id_may_be_used_again(house: House) -> None:
+    done = await house.take_in("p", f"{MARKER} one")
+    waiting = (await house.add("p", f"{MARKER} two")).document
+    await house.documents.delete_project(ALICE, "p")
+    for trace in (str(done), str(waiting.document_id), str(waiting.job_id), MARKER):
+        assert nowhere(house.url, trace) == []
+    assert (
+        house.rows("SELECT * FROM procrastinate_jobs WHERE args->>'document_id' = %s", str(waiting.document_id)) == []
+    )
+    with pytest.raises(NotFound):
+        await house.documents.delete_project(ALICE, "p")
+    assert await house.projects.find(ALICE, limit=9, offset=0) == ([], 0)
+    again = await house.take_in("p", f"{MARKER} three")
+    assert {one.document_id for one in await house.search("p", MARKER)} == {again}
+
+
+async def test_deleting_a_project_stops_the_work_on_it_and_counts_what_was_consumed(house: House) -> None:
+    house.embedder.gate = asyncio.Event()
+    house.jobs.start()
+    document = (await house.add("p", "\n".join(f"line {number}" for number in range(20)))).document
+    await house.until("p", document.document_id, "running")
+    await house.documents.delete_project(ALICE, "p")
+    house.embedder.gate.set()
+    await house.jobs.stop()
+    assert nowhere(house.url, str(document.document_id)) == []
+
+
+async def test_an_upload_beside_a_deletion_is_whole_or_gone(house: House) -> None:
+    """Whoever comes second finds a project, or makes one."""
+    for number in range(5):
+        await house.add("p", f"first {number}")
+        await asyncio.gather(
+            house.documents.delete_project(ALICE, "p"),
+            house.add("p", f"second {number}"),
+            house.add("p", f"third {number}"),
+        )
+        owners = house.rows(
+            "SELECT count(*) AS n FROM documents LEFT JOIN projects USING (project_id) WHERE owner IS NULL"
+        )
+        assert owners == [{"n": 0}]
 
 
 @pytest.mark.parametrize("document_id", ["", "x", "5b8e7c1e", "\x00", "5b8e7c1e-5d0f-4a43-9a55-0d9b3a6a7f10"])
@@ -159,7 +212,7 @@ async def test_a_projects_embedding_model_is_the_one_it_began_with(house: House,
     async with open_projects(house.url, house.ingest._directory, model="text-embedding-3-small") as later:
         second = await later.take_in("p", "second texte")
         await later.take_in("q", "autre projet")
-        models = later.rows("SELECT project_id, embedding_model FROM projects ORDER BY 1")
+        models = later.rows("SELECT project_id, embedding_model FROM projects ORDER BY name")
         assert [row["embedding_model"] for row in models] == ["use-multilingual-v3", "text-embedding-3-small"]
         found: set[UUID] = {passage.document_id for passage in await later.search("p", "texte")}
         assert found == {first, second}

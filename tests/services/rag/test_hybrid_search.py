@@ -7,7 +7,7 @@ import pytest
 from domain.errors import InvalidParameter, ProviderUnreachable
 from domain.usage import Call
 from services.rag import search_sql
-from tests.projects_for_tests import House, filter_of, vector_of
+from tests.projects_for_tests import ALICE, House, filter_of, vector_of
 
 LEASE = """Entre les soussignés.
 # Résiliation
@@ -93,11 +93,12 @@ async def test_where_every_word_is_common_those_who_have_them_all_come_first(hou
     ]
     lines[40] = "avenant clause 40"
     await house.take_in("p", "\n".join(lines))
+    allowed = await house.projects.open_filter_or_raise(ALICE, "p")
     async with house.database.connection() as connection:
         asked = {
-            "project": "p",
+            "project": allowed.project_id,
             "sources": None,
-            "within": "'=p'",
+            "within": f"'={allowed.project_id}'",
             "question": "avenant clause",
             "plain": "avenant clause",
         }
@@ -139,11 +140,12 @@ async def test_questions_that_ask_nothing_are_refused(house: House, question: st
 
 async def test_the_embeddings_call_is_told_also_when_it_fails(house: House) -> None:
     await house.take_in("p", "un mot")
+    allowed = await house.projects.open_filter_or_raise(ALICE, "p")
     calls: list[Call] = []
-    await house.retriever.search(filter_of("p"), "un mot", on_call=calls.append)
+    await house.retriever.search(allowed, "un mot", on_call=calls.append)
     house.embedder.failures.append(ProviderUnreachable("no", retryable=True))
     with pytest.raises(ProviderUnreachable):
-        await house.retriever.search(filter_of("p"), "un mot", on_call=calls.append)
+        await house.retriever.search(allowed, "un mot", on_call=calls.append)
     assert [call.status for call in calls] == ["succeeded", "failed"]
 
 

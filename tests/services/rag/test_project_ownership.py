@@ -6,7 +6,6 @@ from uuid import uuid4
 
 import pytest
 
-from domain.documents import SearchFilter
 from domain.errors import InvalidParameter, NotFound
 from domain.principals import Principal
 from tests.projects_for_tests import ALICE, BOB, House
@@ -20,19 +19,63 @@ DEEDS: dict[str, Deed] = {
     "list": lambda house, who, document: house.documents.find(who, "p", limit=5, offset=0),
     "get": lambda house, who, document: house.documents.get_or_raise(who, "p", document),
     "delete": lambda house, who, document: house.documents.delete(who, "p", document),
-    "filter": lambda house, who, document: house.projects.open_filter(who, "p", [document]),
+    "delete all": lambda house, who, document: house.documents.delete_project(who, "p"),
+    "filter": lambda house, who, document: house.projects.open_filter(who, "p"),
     "strict": lambda house, who, document: house.projects.open_filter_or_raise(who, "p"),
 }
 
 
 @pytest.mark.parametrize("deed", DEEDS)
-@pytest.mark.parametrize("who", [BOB, LIMITED], ids=["somebody else", "a credential for other projects"])
-async def test_for_anybody_else_there_is_no_such_project(house: House, deed: str, who: Principal) -> None:
+async def test_a_credential_for_other_projects_finds_none(house: House, deed: str) -> None:
     document = await house.take_in("p", "the words of Alice")
     with pytest.raises(NotFound, match="no "):
-        await DEEDS[deed](house, who, str(document))
+        await DEEDS[deed](house, LIMITED, str(document))
     assert (await house.get("p", document)).status == "succeeded"
-    assert house.rows("SELECT owner FROM projects") == [{"owner": "alice"}]
+    assert await house.projects.find(LIMITED, limit=5, offset=0) == ([], 0)
+
+
+@pytest.mark.parametrize("deed", ["list", "get", "delete", "delete all", "strict"])
+async def test_for_anybody_else_there_is_no_such_project(house: House, deed: str) -> None:
+    document = await house.take_in("p", "the words of Alice")
+    with pytest.raises(NotFound, match="no "):
+        await DEEDS[deed](house, BOB, str(document))
+    assert await house.projects.open_filter(BOB, "p") is None
+    with pytest.raises(InvalidParameter, match=str(document)):
+        await house.projects.open_filter(BOB, "p", [str(document)])
+    assert (await house.get("p", document)).status == "succeeded"
+
+
+async def test_two_owners_may_use_the_same_id(house: House) -> None:
+    of_alice = await house.take_in("p", "les oiseaux chantent")
+    of_bob = await house.take_in("p", "les oiseaux chantent", principal=BOB)
+    for who, document in ((ALICE, of_alice), (BOB, of_bob)):
+        assert [one.document_id for one in await house.search("p", "oiseaux", principal=who)] == [document]
+        assert [one.project_id for one in (await house.documents.find(who, "p", limit=5, offset=0))[0]] == ["p"]
+    with pytest.raises(NotFound):
+        await house.get("p", of_alice, BOB)
+    with pytest.raises(InvalidParameter):
+        await house.projects.open_filter(BOB, "p", [str(of_alice)])
+    await house.documents.delete_project(ALICE, "p")
+    assert [one.document_id for one in await house.search("p", "oiseaux", principal=BOB)] == [of_bob]
+    assert {row.project_id for row in house.ledger.rows} == {"p"}, "the ledger has the ids that owners use"
+
+
+async def test_projects_of_former_versions_stay_their_owners(house: House) -> None:
+    """Such a row's id is its key."""
+    document = await house.take_in("p", "les oiseaux chantent")
+    house.rows(
+        """
+        WITH former AS (
+            INSERT INTO projects SELECT 'p', 'alice 2', embedding_model, created_at FROM projects RETURNING project_id
+        ) SELECT * FROM former
+        """
+    )
+    house.rows("UPDATE documents SET project_id = 'p' RETURNING 1")
+    house.rows("UPDATE passages SET project_id = 'p', lexemes = lexemes || array_to_tsvector('{=p}') RETURNING 1")
+    old = Principal("alice 2")
+    assert [one.document_id for one in await house.search("p", "oiseaux", principal=old)] == [document]
+    await house.add("p", "other", principal=old)
+    assert len(house.rows("SELECT 1 FROM projects")) == 2
 
 
 async def test_a_credential_for_this_project_is_let_in(house: House) -> None:
@@ -52,14 +95,10 @@ async def test_a_document_is_not_found_through_another_project_of_its_owner(hous
         await house.projects.open_filter(ALICE, "q", [str(document)])
 
 
-async def test_of_two_first_uploads_at_once_one_makes_the_project_its_own(house: House) -> None:
-    tried = await asyncio.gather(
-        *(house.add("p", f"text {who}", principal=Principal(f"user {who}")) for who in range(6)), return_exceptions=True
-    )
-    accepted = [result for result in tried if not isinstance(result, BaseException)]
-    assert len(accepted) == 1
-    assert all(isinstance(result, NotFound) for result in tried if isinstance(result, BaseException))
-    assert len(house.rows("SELECT * FROM documents")) == 1
+async def test_first_uploads_at_once_make_one_project_an_owner(house: House) -> None:
+    await asyncio.gather(*(house.add("p", f"text {n}", principal=Principal(f"user {n % 2}")) for n in range(6)))
+    assert sorted(row["owner"] for row in house.rows("SELECT owner FROM projects")) == ["user 0", "user 1"]
+    assert len(house.rows("SELECT * FROM documents")) == 6
 
 
 async def test_a_project_that_nobody_has_is_a_label_with_nothing_to_find(house: House) -> None:
@@ -74,7 +113,9 @@ async def test_a_project_that_nobody_has_is_a_label_with_nothing_to_find(house: 
 async def test_sources_are_checked_each_by_its_name(house: House) -> None:
     document = await house.take_in("p", "one")
     foreign, no_id = str(uuid4()), "not an id"
-    assert await house.projects.open_filter(ALICE, "p", [str(document)]) == SearchFilter("p", (document,))
+    found = await house.projects.open_filter(ALICE, "p", [str(document)])
+    assert found is not None
+    assert (found.sources, found.name) == ((document,), "p")
     with pytest.raises(InvalidParameter) as refused:
         await house.projects.open_filter(ALICE, "p", [str(document), foreign, no_id, f"{{{document}}}"])
     assert refused.value.param == "sources"
