@@ -100,10 +100,13 @@ def source_of(passage: Passage) -> dict[str, Any]:
 
 
 def interrupt_of(asked: Sequence[Interruption]) -> dict[str, Any] | None:
-    """What the run waits for. Nodes that ask at once are all in `all`; `resume` then takes an object by their ids."""
+    """What the run waits for. Nodes that ask at once are all in `all`; `resume` then takes an object by their ids.
+
+    At a breakpoint `next` names the nodes that come next; it is empty for a question.
+    """
     if not asked:
         return None
-    questions = [{"id": one.id, "value": one.value} for one in asked]
+    questions = [{"id": one.id, "value": one.value, "next": one.next} for one in asked]
     return {**questions[0], "all": questions}
 
 

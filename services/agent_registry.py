@@ -12,6 +12,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph, StateGraph
+from langgraph.pregel import Pregel
 
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
 from services.own_models import OwnModels
@@ -84,6 +85,8 @@ class Agent:
     durable_graph: CompiledStateGraph[Any] | None = None
     uses_project: bool = False
     uses_tools: bool = False
+    has_breakpoints: bool = False
+    """It was compiled with `interrupt_before` or `interrupt_after`, or a graph in it was."""
     origin: str = ""
 
     def graph_or_raise(self) -> CompiledStateGraph[Any]:
@@ -207,6 +210,7 @@ def _build(registration: Registration, offered: Mapping[str, Any], chosen: Seque
         durable_graph=with_memory(graph, saver) if isinstance(saver, BaseCheckpointSaver) else None,
         uses_project="retrieve" in asked,
         uses_tools="tools" in asked and bool(tools),
+        has_breakpoints=_has_breakpoints(graph),
         origin=registration.origin,
     )
 
@@ -261,6 +265,14 @@ def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]
             f"declare AgentOptions(enter=..., answer=...)"
         )
     return graph
+
+
+def _has_breakpoints(graph: CompiledStateGraph[Any]) -> bool:
+    graphs: list[Pregel[Any, Any, Any, Any]] = [
+        graph,
+        *(inner for _, inner in graph.get_subgraphs(recurse=True) if isinstance(inner, Pregel)),
+    ]
+    return any(one.interrupt_before_nodes or one.interrupt_after_nodes for one in graphs)
 
 
 def _origin(factory: Callable[..., Any]) -> str:

@@ -61,7 +61,7 @@ async def run_graph(
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
     graph, config = _graph_and_config(agent, turn)
     entry = _entry(agent, graph, request, turn, max_messages=max_messages)
-    if turn is None and not request.events:
+    if turn is None and not request.events and not agent.has_breakpoints:
         final = await graph.ainvoke(entry, config)
         run = _Watched(state=final, has_asked=isinstance(final, dict) and bool(final.get(INTERRUPT)))
     else:
@@ -71,9 +71,11 @@ async def run_graph(
     if turn is not None:
         turn.lease.messages = len(messages)
         interrupts = await _interrupts(agent, graph, turn, run)
+        for pause in interrupts if run.has_paused else ():
+            context.show("interrupt", {"id": pause.id, "value": pause.value})
     elif run.has_asked or run.has_paused:
         raise BadRequest(
-            f"agent {agent.name!r} asks something before it goes on, and can only go on in a thread: send a thread_id"
+            f"agent {agent.name!r} stops to be answered before it goes on, which it can in a thread: send a thread_id"
         )
     known = {message.id for message in run.before}
     news = [message for message in messages if message.id not in known]
