@@ -1,10 +1,11 @@
 """JSON answers, encoded by orjson."""
 
-import json
 from typing import Any
 
 import orjson
 from starlette.responses import Response
+
+from core.json_form import as_json
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -13,12 +14,13 @@ def json_response(content: Any, status: int = 200) -> Response:
 
 
 def encoded(content: Any) -> bytes:
-    """The content as JSON, whatever its texts hold."""
+    """The content as JSON, whatever is in it."""
     try:
         return orjson.dumps(content)
     except TypeError:
-        # Half a surrogate pair, in a field's name that is told back to its sender or in an agent's own text.
-        return json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        # Half a surrogate pair, in a field's name that is told back to its sender or in an agent's own text; or a value
+        # of an agent's that JSON does not know.
+        return orjson.dumps(as_json(content))
 
 
 def encoded_texts(texts: list[str]) -> list[bytes]:

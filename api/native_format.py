@@ -4,9 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
-from api.json_response import encoded_texts
+from api.json_response import encoded, encoded_texts
 from domain.documents import Passage
 from domain.errors import RouteurError
 from domain.runs import Finished, Interruption, Progress, RunRequest
@@ -70,13 +68,16 @@ class NativeEvents:
         failure = b""
         if error is not None:
             failure = b', "error": ' + _json({"code": error.code, "message": error.message})
-        return b'data: {"content": "", "done": true, "metadata": ' + orjson.dumps(metadata) + failure + b"}\n\n"
+        return b'data: {"content": "", "done": true, "metadata": ' + encoded(metadata) + failure + b"}\n\n"
 
 
 def _metadata(request: RunRequest, finished: Finished) -> dict[str, Any]:
     """The part of the metadata that both forms share."""
+    figures = report_metadata(finished.report)
+    if finished.warnings:
+        figures["impact"]["warnings"] = [*figures["impact"]["warnings"], *finished.warnings]
     return {
-        **report_metadata(finished.report),
+        **figures,
         "run_id": str(finished.run_id),
         "request_id": request.request_id,
         "thread_id": request.thread_id,

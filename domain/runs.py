@@ -144,6 +144,8 @@ class Finished:
     """The passages that the answer rests on."""
     interrupts: tuple[Interruption, ...] = ()
     """What the graph asks before it goes on; several when parallel nodes ask."""
+    warnings: tuple[str, ...] = ()
+    """What the caller is to know of the answer: what a thread will not give back as it was."""
 
 
 RunEvent = Started | Tokens | Progress | ModelDelta | Failed | Finished

@@ -24,6 +24,7 @@ from domain.messages import Message
 from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
+from services.node_progress import NodeProgress
 from services.orphan_calls import with_orphans_answered
 from services.run_context import RunContext
 from services.thread_saver import INTERRUPT, ThreadSaver
@@ -165,16 +166,13 @@ async def _watched(
     # `updates` tells of breakpoints, which the state does not.
     modes: list[StreamMode] = ["values", "updates"]
     if context.shows_progress:
-        modes.append("tasks")
+        config = {**config, "callbacks": [NodeProgress(context)]}
     # `async` writes each step's state while the next one runs.
     options: dict[str, Any] = {"durability": "async"} if durable else {}
     steps: Any = graph.astream(entry, config, stream_mode=modes, **options)
     async with aclosing(steps):
         async for mode, content in steps:
-            if mode == "tasks":
-                status = "finished" if "result" in content else "started"
-                context.show("node", {"node": content["name"], "status": status})
-            elif mode == "updates":
+            if mode == "updates":
                 _note_interrupts(content, run, context)
             else:
                 run.before = messages_of(content) if is_first else run.before

@@ -47,6 +47,7 @@ def finished_event(run: Run, report: Report, *, answered: bool) -> Finished:
         run.context.finish_reason,
         outcome.sources,
         outcome.interrupts,
+        tuple(run.context.warnings),
     )
 
 

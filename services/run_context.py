@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from core.json_form import as_json
 from domain.documents import Passage, SearchFilter
 from domain.errors import RouteurError
 from domain.runs import Hop, ModelDelta, Progress, ProgressKind
@@ -115,13 +116,15 @@ class RunContext:
     """What the run has retrieved so far, each passage once."""
     is_streamed: bool = True
     """The caller reads the answer as it comes, and not as a whole at its end."""
+    warnings: dict[str, None] = field(default_factory=dict)
+    """What the caller is to know of its answer, each once, in order."""
     shows_progress: bool = False
     """The caller wants typed events: nodes, tools and sources as they happen."""
 
     def show(self, kind: ProgressKind, content: Mapping[str, Any]) -> None:
-        """Tell a caller who wants to know what is being done."""
+        """Tell a caller who wants to know what is being done. The content may be anything: its JSON form goes out."""
         if self.shows_progress:
-            self.queue.put(Progress(kind, content))
+            self.queue.put(Progress(kind, as_json(content)))
 
     async def say(self, model: str, pieces: list[str]) -> None:
         """Send pieces of the answer to whoever reads the run."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,16 +21,17 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Interrupt
 from psycopg import Capabilities
 from psycopg.rows import DictRow
 
 from core.database import Database
-from core.json_form import as_json, text_of_object
+from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole_characters
 from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
+from services.state_serializer import StateSerializer
+from services.state_types import declared_types
 
 ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 """Our own types in graphs' states. What else may be read back is what a graph declares in its state."""
@@ -61,7 +63,7 @@ class ThreadSaver(AsyncPostgresSaver):
 
     def __init__(self, database: Database, *, at_once: int) -> None:
         # Past AsyncPostgresSaver's own, which asks for a running loop.
-        BasePostgresSaver.__init__(self, serde=JsonPlusSerializer(allowed_msgpack_modules=ALLOWED_TYPES))
+        BasePostgresSaver.__init__(self, serde=StateSerializer(allowed_msgpack_modules=ALLOWED_TYPES))
         self.conn = database.quick_pool
         self.pipe = None
         self.lock = asyncio.Semaphore(at_once)  # type: ignore[assignment]  # Used by `async with` alone.
@@ -111,8 +113,7 @@ class ThreadSaver(AsyncPostgresSaver):
         inline: dict[str, Any] = {}
         apart: dict[str, Any] = {}
         for name, value in checkpoint["channel_values"].items():
-            is_plain = value is None or isinstance(value, str | int | float | bool)
-            (inline if is_plain else apart)[name] = value
+            (inline if _is_plain(value) else apart)[name] = value
         versions = {name: version for name, version in new_versions.items() if name in apart}
         await self._writer.write(
             blobs=self._dump_blobs(thread_id, namespace, apart, versions),
@@ -210,15 +211,24 @@ def with_memory(graph: CompiledStateGraph[Any], saver: BaseCheckpointSaver[Any])
 
     A checkpoint names Python types by their module: only those that the graph's state declares are made again.
     """
-    # LangGraph collects them itself under LANGGRAPH_STRICT_MSGPACK alone, and by this function.
-    from langgraph._internal._serde import build_serde_allowlist
-
-    builder = graph.builder
-    declared = build_serde_allowlist(schemas=list(builder.schemas), channels=builder.channels)
-    durable: CompiledStateGraph[Any] = graph.copy(update={"checkpointer": saver.with_allowlist(declared)})
+    saver = saver.with_allowlist(declared_types(graph))
+    durable: CompiledStateGraph[Any] = graph.copy(update={"checkpointer": saver})
     return durable
 
 
+def _is_plain(value: object) -> bool:
+    """Whether JSON gives it back as it is. An enum that is a string, say, would come back as that."""
+    if isinstance(value, str):
+        return type(value) is str and (value.isascii() or whole_characters(value) == value)
+    if isinstance(value, float):
+        return type(value) is float and math.isfinite(value)
+    return value is None or type(value) is bool or (type(value) is int and INT64_MIN <= value <= UINT64_MAX)
+
+
 def _json(value: object) -> str:
-    text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        # In the run's labels, say: the state itself holds nothing here that JSON does not know.
+        text = orjson.dumps(as_json(value)).decode()
     return _ESCAPED_NUL.sub(r"\1", text) if "\\u0000" in text else text

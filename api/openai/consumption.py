@@ -57,14 +57,16 @@ class Consumption:
 
     def impact(self, report: Report) -> dict[str, Any]:
         """Price, emissions and what they were computed from; `None` where a figure is not known."""
+        figures = impact_figures(report)
         return {
-            **impact_figures(report),
+            **figures,
             "model": self.finished[0].model,
             "requested_model": self.request.model,
             "agent": self.request.agent,
             "fallbacks": _fallbacks(self.finished),
             "sources": [source_of(passage) for end in self.finished for passage in end.sources],
             "interrupt": interrupt_of(self.finished[0].interrupts),
+            "warnings": [*figures["warnings"], *(warning for end in self.finished for warning in end.warnings)],
             "thread_id": self.request.thread_id,
             "run_id": str(self.finished[0].run_id),
             "run_ids": [str(end.run_id) for end in self.finished],
