@@ -20,6 +20,7 @@ THREAD_EXAMPLE: dict[str, Any] = {
     "running": False,
     "created_at": "2026-11-20T09:00:00+00:00",
     "used_at": "2026-11-20T09:00:03+00:00",
+    "last_run": {"run_id": "6f1c2f0e-54be-4d0c-8e3c-9a7d4f2f6f0b", "status": "succeeded"},
 }
 CONVERSATION_EXAMPLE: dict[str, Any] = {
     **THREAD_EXAMPLE,
@@ -82,4 +83,6 @@ def _thread(thread: Thread) -> dict[str, Any]:
         "running": thread.busy,
         "created_at": thread.created_at.isoformat(),
         "used_at": thread.used_at.isoformat(),
+        # `lost`: its process died; what its graph had not kept is gone.
+        "last_run": thread.last_run and {"run_id": str(thread.last_run), "status": thread.last_status},
     }

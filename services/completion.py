@@ -109,10 +109,11 @@ class CompletionService:
                 for item in items:
                     yield Tokens(item.pieces, item.model) if isinstance(item, TextBatch) else item
             error = await _outcome(task, run)
-            report = self._record(run, _status(run, error), error)
+            status = _status(run, error)
+            report = self._record(run, status, error)
             recorded = True
             # Before the caller hears of the end, and asks again.
-            await self._release_thread(run, completed=error is None)
+            await self._release_thread(run, status)
             if error:
                 yield Failed(error)
             yield finished_event(run, report, answered=error is None)
@@ -123,7 +124,7 @@ class CompletionService:
                     await _cancel(task)
                 finally:
                     self._record(run, "cancelled", None)
-                    await self._release_thread(run, completed=False)
+                    await self._release_thread(run, "cancelled")
 
     def _planned_model(self, name: str | None, request: RunRequest, agent: Agent | None) -> str:
         """The id of the model that is to answer. Raises when none can serve; an agent may bring its own."""
@@ -169,13 +170,13 @@ class CompletionService:
         try:
             run.turn = await begin_turn(run.agent, request, lease, self._threads.saver)
         except BaseException:
-            await self._threads.release(lease, completed=False)
+            await self._threads.release(lease, None)
             raise
 
-    async def _release_thread(self, run: Run, *, completed: bool) -> None:
+    async def _release_thread(self, run: Run, status: RunStatus) -> None:
         turn, run.turn = run.turn, None
         if turn is not None and self._threads is not None:
-            await self._threads.release(turn.lease, completed=completed)
+            await self._threads.release(turn.lease, status)
 
     async def _execute(self, run: Run) -> RouteurError | None:
         """Run the graph, or the model alone, to its end; what went wrong is returned: the report must follow it."""

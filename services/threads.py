@@ -18,14 +18,18 @@ import psycopg
 
 from config.settings import Settings
 from core.database import QUICK_CONNECTIONS, Database
+from core.presence import Presence
 from domain.errors import Conflict, DatabaseUnavailable, NotFound, ThreadBusy
+from domain.runs import RunStatus
+from services import thread_sql
 from services.thread_saver import ThreadSaver
+from services.thread_sql import HOLDERS, LEASE_S
 
 logger = logging.getLogger("routeur.threads")
 
-LEASE_S = 30.0
-"""How long a killed process's threads stay taken."""
 RENEW_S = LEASE_S / 3
+PRESENCE_WAIT_S = 1.0
+"""A run that comes before this process is present holds its thread by a lease alone."""
 FIRST_LOOK_S = 0.02
 LONGEST_LOOK_S = 0.5
 PRUNE_EVERY = 10
@@ -35,53 +39,6 @@ RETENTION_BATCH = 500
 STOP_S = 5.0
 
 DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
-
-# `thread_id` is the server's key of a thread, which its checkpoints have; `name` is the id that its owner uses.
-_OWN = "owner = %(owner)s AND coalesce(name, thread_id) = %(name)s"
-_TAKE = f"""
-    INSERT INTO threads (thread_id, name, owner, agent, run_id, leased_until)
-    VALUES (%(key)s, %(name)s, %(owner)s, %(agent)s, %(run_id)s, now() + interval '{LEASE_S} seconds')
-    ON CONFLICT (owner, (coalesce(name, thread_id))) DO UPDATE
-        SET run_id = EXCLUDED.run_id, leased_until = EXCLUDED.leased_until, used_at = now()
-        WHERE threads.agent = EXCLUDED.agent
-            AND (threads.run_id IS NULL OR threads.leased_until < now())
-    RETURNING thread_id AS key, turns, messages, xmax = 0 AS is_new
-"""  # noqa: S608  # nosec B608 - a constant of ours
-_RETAKE = f"""
-    UPDATE threads SET run_id = %(run_id)s, leased_until = now() + interval '{LEASE_S} seconds', used_at = now()
-    WHERE {_OWN} AND agent = %(agent)s
-        AND (run_id IS NULL OR leased_until < now())
-    RETURNING thread_id AS key, turns, messages, false AS is_new
-"""  # noqa: S608  # nosec B608 - a constant of ours
-_RENEW = f"""
-    UPDATE threads SET leased_until = now() + interval '{LEASE_S} seconds'
-    WHERE thread_id = ANY(%(keys)s) AND run_id = ANY(%(runs)s) RETURNING run_id
-"""  # noqa: S608  # nosec B608 - a constant of ours
-_RELEASE = f"""
-    UPDATE threads SET run_id = NULL, leased_until = NULL, used_at = now(), turns = turns + 1, messages = %(messages)s
-    WHERE {_OWN} AND run_id = %(run_id)s
-"""  # noqa: S608  # nosec B608 - a constant of ours
-_GIVE_UP = f"UPDATE threads SET run_id = NULL, leased_until = NULL WHERE {_OWN} AND run_id = %(run_id)s"  # noqa: S608  # nosec B608 - a constant of ours
-_UNUSED = """
-    SELECT thread_id FROM threads
-    WHERE used_at < now() - make_interval(days => %s) AND (run_id IS NULL OR leased_until < now())
-    ORDER BY used_at LIMIT %s
-"""
-_HOLD = f"""
-    UPDATE threads SET run_id = gen_random_uuid(), leased_until = now() + interval '{LEASE_S} seconds'
-    WHERE thread_id = ANY(%s) AND owner = coalesce(%s, owner) AND used_at <= now() - make_interval(days => %s)
-        AND (run_id IS NULL OR leased_until < now())
-    RETURNING thread_id
-"""  # noqa: S608  # nosec B608 - a constant of ours
-_FIELDS = """
-    thread_id AS key, coalesce(name, thread_id) AS thread_id, agent, turns, created_at, used_at,
-    coalesce(run_id IS NOT NULL AND leased_until > now(), false) AS busy
-"""
-_LOOK = f"SELECT {_FIELDS} FROM threads WHERE {_OWN}"  # noqa: S608  # nosec B608 - a constant of ours
-_LIST = f"""
-    SELECT {_FIELDS}, count(*) OVER () AS total FROM threads WHERE owner = %s
-    ORDER BY used_at DESC, key LIMIT %s OFFSET %s
-"""  # noqa: S608  # nosec B608 - a constant of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +52,9 @@ class Thread:
     busy: bool
     created_at: datetime
     used_at: datetime
+    last_run: UUID | None
+    last_status: str | None
+    """How its last run ended; `lost` for one whose process died, `running` for one that goes on."""
 
 
 @dataclass(slots=True)
@@ -127,10 +87,12 @@ class Threads:
         self._upkeep: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self.max_messages = settings.thread_max_messages
+        self._presence = Presence(database, HOLDERS, self._renew)
         self.saver = ThreadSaver(database, at_once=QUICK_CONNECTIONS)
 
     async def start(self) -> None:
         """Begin to keep holds alive."""
+        self._presence.start()
         self._upkeep = asyncio.create_task(self._keep_up(), name="threads")
 
     async def stop(self) -> None:
@@ -142,19 +104,23 @@ class Threads:
             _, late = await asyncio.wait(self._background, timeout=STOP_S)
             for task in late:
                 task.cancel()
+        # Its end lets go of what is still held.
+        await self._presence.stop()
 
     async def take(self, thread_id: str, *, owner: str, agent: str, run_id: UUID, resumes: bool) -> Lease:
         """Hold a thread for a run, making it at its first use unless it `resumes`. Raises what hinders it."""
         deadline = time.monotonic() + self._wait_s
         pause_s = FIRST_LOOK_S
         asked = {"name": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
+        statement = thread_sql.RETAKE if resumes else thread_sql.TAKE
         while True:
             lease = Lease(thread_id, owner, run_id)
             try:
-                taken = await self._one(_RETAKE if resumes else _TAKE, {**asked, "key": str(uuid4())})
+                holder = await self._holder()
+                taken = await self._one(statement, {**asked, "key": str(uuid4()), "holder": holder})
             except asyncio.CancelledError:
                 # The statement may have been done all the same.
-                self._in_background(self._let_go(lease, completed=False))
+                self._in_background(self._let_go(lease, None))
                 raise
             if taken is not None:
                 lease.turns, lease.messages = taken["turns"], taken["messages"]
@@ -169,22 +135,33 @@ class Threads:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_LOOK_S)
 
-    async def release(self, lease: Lease, *, completed: bool) -> None:
-        """Let go of the thread, also when the caller is cancelled meanwhile. Never raises."""
+    async def _holder(self) -> int | None:
+        if self._presence.number is None and self._database.state == "ready":
+            return await self._presence.wait(PRESENCE_WAIT_S)
+        return self._presence.number
+
+    async def release(self, lease: Lease, status: RunStatus | None) -> None:
+        """Let go of the thread, also when the caller is cancelled meanwhile. Never raises.
+
+        `status` says how its run ended; `None` that it was refused before it began.
+        """
         self._leases.pop(lease.run_id, None)
         self.saver.let_go(lease.key)
-        await asyncio.shield(self._in_background(self._let_go(lease, completed=completed)))
+        await asyncio.shield(self._in_background(self._let_go(lease, status)))
 
-    async def _let_go(self, lease: Lease, *, completed: bool) -> None:
+    async def _let_go(self, lease: Lease, status: RunStatus | None) -> None:
+        completed = status in {"succeeded", "interrupted"}
         asked = {
             "owner": lease.owner,
             "name": lease.thread_id,
             "run_id": lease.run_id,
             "messages": lease.messages,
+            "turns": int(completed),
+            "status": status,
         }
         try:
             async with self._database.quick_pool.connection() as connection:
-                await connection.execute(_RELEASE if completed else _GIVE_UP, asked)
+                await connection.execute(thread_sql.RELEASE, asked)
         except DATABASE_FAULTS as error:
             logger.warning("a thread stays taken until its lease ends", extra={"reason": type(error).__name__})
             return
@@ -199,26 +176,26 @@ class Threads:
 
     async def get_or_raise(self, thread_id: str, owner: str) -> Thread:
         """The owner's thread; raises `NotFound`. Others may have one of the same id, which is nothing to this owner."""
-        row = await self._one(_LOOK, {"owner": owner, "name": thread_id})
+        row = await self._one(thread_sql.LOOK, {"owner": owner, "name": thread_id})
         if row is None:
             raise _no_such_thread(thread_id)
         return _thread(row)
 
     async def find(self, owner: str, *, limit: int, offset: int) -> tuple[list[Thread], int]:
         """The owner's threads, the last used first, and how many there are in all (0 beyond the end)."""
-        rows = await self._all(_LIST, (owner, limit, offset))
+        rows = await self._all(thread_sql.LIST, (owner, limit, offset))
         return [_thread(row) for row in rows], rows[0]["total"] if rows else 0
 
     async def delete(self, thread_id: str, owner: str) -> None:
         """Forget a thread and all of its state; raises `ThreadBusy` while a run is going on."""
         thread = await self.get_or_raise(thread_id, owner)
-        if not await self._all(_HOLD, ([thread.key], owner, 0)):
+        if not await self._hold([thread.key], owner, 0):
             raise ThreadBusy(f"thread {thread_id!r}: a run is going on; delete it when it has ended")
         await self._forget([thread.key])
 
     async def _check(self, thread_id: str, owner: str, agent: str, *, resumes: bool) -> None:
         """Raises why the thread cannot be taken, unless it is only busy."""
-        row = await self._one(_LOOK, {"owner": owner, "name": thread_id})
+        row = await self._one(thread_sql.LOOK, {"owner": owner, "name": thread_id})
         if row is None:
             if resumes:
                 raise _no_such_thread(thread_id)
@@ -256,8 +233,9 @@ class Threads:
             return
         asked = list(self._leases)
         keys = [lease.key for lease in self._leases.values()]
+        renewed = {"keys": keys, "runs": asked, "holder": self._presence.number}
         async with self._database.quick_pool.connection() as connection:
-            rows = await (await connection.execute(_RENEW, {"keys": keys, "runs": asked})).fetchall()
+            rows = await (await connection.execute(thread_sql.RENEW, renewed)).fetchall()
         kept = {row["run_id"] for row in rows}
         for run_id in asked:
             if run_id not in kept and (lease := self._leases.get(run_id)) is not None:
@@ -269,13 +247,20 @@ class Threads:
         """Delete the threads that nobody has used for `THREAD_RETENTION_DAYS`; how many."""
         forgotten = 0
         while True:
-            unused = [row["thread_id"] for row in await self._all(_UNUSED, (self._retention_days, RETENTION_BATCH))]
+            unused = [
+                row["thread_id"] for row in await self._all(thread_sql.UNUSED, (self._retention_days, RETENTION_BATCH))
+            ]
             # None that was used again since: it is held, and nobody takes it any more.
-            held = [row["thread_id"] for row in await self._all(_HOLD, (unused, None, self._retention_days))]
+            held = await self._hold(unused, None, self._retention_days)
             if not held:
                 return forgotten
             await self._forget(held)
             forgotten += len(held)
+
+    async def _hold(self, keys: list[str], owner: str | None, days: int) -> list[str]:
+        """Those of the threads that nobody uses, held so that nobody does from now on."""
+        asked = {"keys": keys, "owner": owner, "days": days, "holder": self._presence.number}
+        return [row["thread_id"] for row in await self._all(thread_sql.HOLD, asked)]
 
     async def _forget(self, thread_ids: list[str]) -> None:
         """The state first: a thread that is half forgotten is still found, and forgotten again."""

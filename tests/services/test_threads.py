@@ -261,7 +261,7 @@ async def test_a_run_that_lost_its_thread_is_ended_and_writes_no_more(database_u
         assert isinstance(failure_of(await running), ThreadBusy)
         # The thief's hold is not let go by the loser.
         assert (await threads.get_or_raise("t", "tester")).busy
-        await threads.release(thief, completed=False)
+        await threads.release(thief, "failed")
 
 
 async def test_a_run_that_lost_its_thread_before_it_began_asks_nobody(
@@ -365,7 +365,7 @@ async def test_a_thread_in_use_is_neither_deleted_nor_forgotten(database_url: st
         assert await threads.forget_unused() == 0
         with pytest.raises(ThreadBusy):
             await threads.delete("t", "tester")
-        await threads.release(lease, completed=True)
+        await threads.release(lease, "succeeded")
         assert await threads.forget_unused() == 0, "it has just been used"
         await threads.delete("t", "tester")
 
