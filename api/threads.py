@@ -53,7 +53,7 @@ async def list_threads(
     return {"threads": [_thread(thread) for thread in threads], "total": total}
 
 
-@router.get("/threads/{thread_id}", summary="Read a thread", responses=answers(CONVERSATION_EXAMPLE) | PROBLEMS)
+@router.get("/threads/{thread_id:path}", summary="Read a thread", responses=answers(CONVERSATION_EXAMPLE) | PROBLEMS)
 async def read_thread(thread_id: str, services: CurrentServices, caller: CurrentToken) -> dict[str, Any]:
     """A conversation, in OpenAI's shape of messages, and what its last run waits for."""
     thread = await services.threads.get_or_raise(thread_id, caller.principal.owner)
@@ -63,7 +63,7 @@ async def read_thread(thread_id: str, services: CurrentServices, caller: Current
 
 
 @router.delete(
-    "/threads/{thread_id}",
+    "/threads/{thread_id:path}",
     summary="Forget a thread",
     status_code=204,
     response_class=Response,

@@ -21,7 +21,7 @@ from config.settings import Settings
 from core.embedded_postgres import EmbeddedPostgres
 from core.migration import MigrationFailedError, MissingExtensionError, find_version, is_current, migrate
 from core.postgres_processes import EmbeddedPostgresError
-from domain.errors import ConfigurationError, DatabaseUnavailable, StorageFull
+from domain.errors import BadRequest, ConfigurationError, DatabaseUnavailable, StorageFull
 
 logger = logging.getLogger("routeur.database")
 
@@ -35,6 +35,7 @@ FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 2.0
 POOL_CLOSE_S = 5.0
 QUICK_CONNECTIONS = 4
+MAX_PROBLEM_CHARS = 200
 
 # What can go wrong while the database starts, answers or returns; anything else is a bug, and ends the supervisor.
 _FAILURES = (
@@ -46,6 +47,11 @@ _FAILURES = (
     EmbeddedPostgresError,
     MigrationFailedError,
 )
+
+OUTAGES = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, OSError, TimeoutError)
+"""What may be over when a request is sent again; `InternalError` is also a server that became read-only."""
+DATA_ERRORS = (psycopg.DataError, UnicodeEncodeError)
+"""What is wrong with the values of a statement, and stays so."""
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -169,6 +175,8 @@ class Database:
                 yield connection
         except psycopg.errors.DiskFull as error:
             raise StorageFull("the database's disk is full: nothing was stored") from error
+        except DATA_ERRORS as error:
+            raise unstorable(error) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise DatabaseUnavailable("the database does not answer: try again soon") from error
 
@@ -291,6 +299,15 @@ def _safe_reason(error: BaseException) -> str:
             return "the embedded PostgreSQL does not start"
         case _:
             return "the database does not answer"
+
+
+def unstorable(error: Exception) -> BadRequest:
+    """For one of `DATA_ERRORS`: a value is the caller's matter, and sending it again does not help."""
+    if isinstance(error, UnicodeEncodeError):
+        problem = "a text with half of a surrogate pair"
+    else:
+        problem = (str(error).splitlines() or ["a value out of range"])[0][:MAX_PROBLEM_CHARS]
+    return BadRequest(f"a value of the request cannot be looked up or stored: {problem}")
 
 
 def storable(text: str) -> str:

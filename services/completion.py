@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 from uuid import uuid4
 
+import psycopg
 from langgraph.errors import GraphRecursionError, is_invalid_resume
 
 from domain.documents import SearchFilter
@@ -295,7 +296,7 @@ def _told(error: Exception, run: Run) -> RouteurError:
         return AgentFailed(f"agent {request.agent!r} took more than {run.agent.options.step_limit} steps and was ended")
     if is_invalid_resume(error):
         return BadRequest(f"resume: it is not of the shape that was asked for: {str(error)[:MAX_TOLD_CHARS]}")
-    if run.turn is not None and isinstance(error, DATABASE_FAULTS):
+    if run.turn is not None and isinstance(error, psycopg.Error) and isinstance(error, DATABASE_FAULTS):
         return thread_database_down()
     if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):
         # A node that asks several models at once fails with all their errors together.

@@ -17,9 +17,9 @@ from uuid import UUID, uuid4
 import psycopg
 
 from config.settings import Settings
-from core.database import QUICK_CONNECTIONS, Database
+from core.database import DATA_ERRORS, OUTAGES, QUICK_CONNECTIONS, Database, storable, unstorable
 from core.presence import Presence
-from domain.errors import Conflict, DatabaseUnavailable, NotFound, ThreadBusy
+from domain.errors import Conflict, DatabaseUnavailable, InvalidParameter, NotFound, ThreadBusy
 from domain.runs import RunStatus
 from services import thread_sql
 from services.thread_saver import ThreadSaver
@@ -37,8 +37,9 @@ PRUNE_EVERY = 10
 RETENTION_EVERY_S = 3600.0
 RETENTION_BATCH = 500
 STOP_S = 5.0
+DOTS = frozenset({".", ".."})
 
-DATABASE_FAULTS = (psycopg.Error, OSError, TimeoutError)
+DATABASE_FAULTS = OUTAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Threads:
 
     async def take(self, thread_id: str, *, owner: str, agent: str, run_id: UUID, resumes: bool) -> Lease:
         """Hold a thread for a run, making it at its first use unless it `resumes`. Raises what hinders it."""
+        await self._check_id(thread_id, owner)
         deadline = time.monotonic() + self._wait_s
         pause_s = FIRST_LOOK_S
         asked = {"name": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
@@ -134,6 +136,15 @@ class Threads:
                 raise ThreadBusy(f"thread {thread_id!r}: another run has been going on for {self._wait_s:g} s")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_LOOK_S)
+
+    async def _check_id(self, thread_id: str, owner: str) -> None:
+        """Raises `InvalidParameter` for an id that nothing can be kept under, or a new one that no address reaches."""
+        if storable(thread_id) != thread_id:
+            raise InvalidParameter("thread_id", f"{thread_id!r}: NUL and halves of surrogate pairs cannot be kept")
+        if not DOTS.isdisjoint(thread_id.split("/")):
+            row = await self._one(thread_sql.LOOK, {"owner": owner, "name": thread_id})
+            if row is None:
+                raise InvalidParameter("thread_id", f"{thread_id!r}: clients take '.' and '..' out of addresses")
 
     async def _holder(self) -> int | None:
         if self._presence.number is None and self._database.state == "ready":
@@ -213,6 +224,8 @@ class Threads:
         try:
             async with self._database.quick_pool.connection() as connection:
                 return await (await connection.execute(statement, arguments)).fetchall()
+        except DATA_ERRORS as error:
+            raise unstorable(error) from error
         except DATABASE_FAULTS as error:
             raise thread_database_down() from error
 
@@ -225,7 +238,7 @@ class Threads:
                 if self._retention_days and time.monotonic() >= forget_at:
                     forget_at = time.monotonic() + RETENTION_EVERY_S
                     await self.forget_unused()
-            except (*DATABASE_FAULTS, DatabaseUnavailable) as error:
+            except (psycopg.Error, *DATABASE_FAULTS, DatabaseUnavailable) as error:
                 logger.warning("the holds of threads were not renewed", extra={"reason": type(error).__name__})
 
     async def _renew(self) -> None:
@@ -274,7 +287,7 @@ class Threads:
     async def _prune(self, thread_id: str) -> None:
         try:
             await self.saver.aprune([thread_id], strategy="keep_latest")
-        except (*DATABASE_FAULTS, NotImplementedError) as error:
+        except (psycopg.Error, *DATABASE_FAULTS, NotImplementedError) as error:
             # Another pruning got in between, or the state is of a kind that cannot be pruned: only space is lost.
             logger.info("a thread was not pruned", extra={"reason": type(error).__name__})
 

@@ -14,6 +14,8 @@ from domain.errors import Conflict, InvalidParameter, NotFound
 from domain.principals import Principal
 
 MAX_PROJECT_ID = 128
+DOTS = frozenset({".", ".."})
+"""Clients take them out of addresses."""
 SHOWN_SOURCES = 100
 """How many unknown sources a refusal names."""
 
@@ -143,7 +145,8 @@ def check_project_id(project_id: str) -> None:
 
 
 def is_project_id(project_id: str) -> bool:
-    return 0 < len(project_id) <= MAX_PROJECT_ID and project_id.isprintable() and "/" not in project_id
+    is_bounded = 0 < len(project_id) <= MAX_PROJECT_ID
+    return is_bounded and project_id.isprintable() and "/" not in project_id and project_id not in DOTS
 
 
 def no_such_project(project_id: str) -> NotFound:

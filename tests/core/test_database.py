@@ -12,7 +12,7 @@ import pytest
 from core import database as database_module
 from core.database import Database
 from core.embedded_postgres import EmbeddedPostgres, status
-from domain.errors import ConfigurationError, DatabaseUnavailable
+from domain.errors import BadRequest, ConfigurationError, DatabaseUnavailable
 from tests.postgres_for_tests import WAIT_S, Child, Door, settings_for
 
 
@@ -261,3 +261,16 @@ async def test_a_database_that_is_down_is_not_waited_for(tmp_path: Path) -> None
                     pass
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "\ud800", 10**30])
+async def test_a_value_that_cannot_be_stored_is_no_outage(tmp_path: Path, database_url: str, value: object) -> None:
+    database = Database(settings_for(tmp_path, database_url))
+    await database.open()
+    assert await database.wait_ready(WAIT_S)
+    kind = "text" if isinstance(value, str) else "bigint"
+    with pytest.raises(BadRequest, match="cannot be looked up or stored"):
+        async with database.connection() as connection:
+            await connection.execute(f"SELECT %s::{kind}", (value,))
+    assert database.state == "ready"
+    await database.close()

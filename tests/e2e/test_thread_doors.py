@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -64,3 +65,32 @@ async def test_a_conversation_is_kept_read_listed_and_forgotten(
 async def test_a_list_is_bounded(client: httpx.AsyncClient) -> None:
     check_error(await client.get("/threads", params={"limit": 0}), 400, "invalid_request")
     check_error(await client.get("/threads", params={"offset": -1}), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("odd", ["a/b", "a//b", "/a/", "a%2Fb", "50 % ?x=1#y", "été 😀", "a\tb", "...", "a/..b"])
+async def test_odd_ids_are_read_and_forgotten(client: httpx.AsyncClient, provider: ScriptedProvider, odd: str) -> None:
+    name = f"{odd} {uuid4()}/{odd}"
+    play(provider, OUI)
+    assert (await turn(client, name, "Bonjour")).status_code == 200
+    path = f"/threads/{quote(name, safe='')}"
+    read = (await client.get(path)).json()
+    assert (read["thread_id"], read["last_run"]["status"]) == (name, "succeeded")
+    assert (await client.delete(path)).status_code == 204
+    check_error(await client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("odd", ["a\x00b", "..", "a/../b", "./a"])
+async def test_ids_that_nothing_is_found_under_are_refused(client: httpx.AsyncClient, odd: str) -> None:
+    for fields in ({"message": "Bonjour"}, {"message": "", "resume": True}):
+        answer = await client.post("/completion", json={"thread_id": odd, **fields})
+        assert "thread_id" in check_error(answer, 400, "invalid_parameter")
+
+
+async def test_values_that_the_database_does_not_know_are_the_callers_matter(client: httpx.AsyncClient) -> None:
+    check_error(await client.get("/threads/a%00b"), 400, "bad_request")
+    check_error(await client.delete("/threads/a%00b"), 400, "bad_request")
+    for path in ("/threads", "/projects", "/projects/p/documents", "/transcription/jobs"):
+        answer = await client.get(path, params={"offset": "9999999999999999999"})
+        check_error(answer, 400, "invalid_request")
+        assert "Retry-After" not in answer.headers
+    check_error(await client.get("/projects/a%00b/documents"), 404, "not_found")
