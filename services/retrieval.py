@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from domain.documents import Passage
 from services.rag.search import Retriever
-from services.run_context import current_run
+from services.run_context import current_run, on_the_loop_of_the_run
 
 SHOWN_TITLES = 20
 
@@ -26,7 +26,10 @@ class Retrieve:
         run = current_run.get()
         if run is None or run.project is None or not question.strip():
             return []
-        passages = await self.retriever.search(run.project, question, k=k, on_call=run.calls.append)
+        project = run.project
+        passages = await on_the_loop_of_the_run(
+            lambda: self.retriever.search(project, question, k=k, on_call=run.calls.append)
+        )
         known = {(passage.document_id, passage.ordinal) for passage in run.passages}
         run.passages += [passage for passage in passages if (passage.document_id, passage.ordinal) not in known]
         run.show(

@@ -1,9 +1,11 @@
 """The run that the current task works for: its choices, its queue of events, its finished calls."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -170,3 +172,40 @@ class RunContext:
 
 
 current_run: ContextVar[RunContext | None] = ContextVar("current_run", default=None)
+
+
+async def on_the_loop_of_the_run(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Await the work where the server's connections are: a node in a thread may have a loop of its own."""
+    run = current_run.get()
+    if run is None or asyncio.get_running_loop() is run.loop:
+        return await work()
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run.call_for_thread(work), run.loop))
+
+
+def follow_runs_into_pools() -> None:
+    """From now on, what a node in a thread gives to a `ThreadPoolExecutor` works for the node's run too.
+
+    Python copies the context into `asyncio.to_thread`, and not into pools (threads inherit it from 3.14 on, as an
+    option). On the run's own loop nothing changes: a node that waits there for a pool would wait for itself.
+    """
+    submit: Any = ThreadPoolExecutor.submit
+    if hasattr(submit, "follows_runs"):
+        return
+
+    @functools.wraps(submit)
+    def submit_within_run(self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        run = current_run.get()
+        if run is None or is_on_loop(run.loop):
+            return submit(self, fn, *args, **kwargs)
+        return submit(self, copy_context().run, fn, *args, **kwargs)
+
+    submit_within_run.follows_runs = True  # type: ignore[attr-defined]  # So that it is done once.
+    ThreadPoolExecutor.submit = submit_within_run  # type: ignore[method-assign, assignment]  # As the docstring says.
+
+
+def is_on_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this code runs on that loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -9,7 +9,7 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 
 from core.database import Database
 from domain.errors import DatabaseUnavailable
-from services.run_context import current_run
+from services.run_context import current_run, on_the_loop_of_the_run
 from services.threads import DATABASE_FAULTS
 
 Namespace = tuple[str, ...]
@@ -33,7 +33,9 @@ class AgentStore(BaseStore):
         run = current_run.get()
         if run is None:
             raise RuntimeError("the store belongs to the principal of a run, and no run goes on")
-        owner = _owner(run.subject)
+        return await on_the_loop_of_the_run(lambda: self._batch(_owner(run.subject), list(ops)))
+
+    async def _batch(self, owner: str, ops: list[Op]) -> list[Result]:
         if self._inner is None:
             # It asks for a running loop, which the making of agents does not have.
             self._inner = AsyncPostgresStore(self._database.pool)

@@ -28,7 +28,7 @@ from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
 from services.llm.providers.provider import Delta
 from services.llm.router import Plan, Request, Router
 from services.llm.structured_output import answer_tool, response_format, text_parser, tool_parser
-from services.run_context import RunContext, current_run
+from services.run_context import RunContext, current_run, is_on_loop, on_the_loop_of_the_run
 
 NOSTREAM_TAG = "nostream"
 """LangGraph's own tag for a call whose text is not part of the answer: `llm.with_config(tags=["nostream"])`."""
@@ -121,6 +121,11 @@ class RouteurChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        run = current_run.get()
+        if run is not None and not is_on_loop(run.loop):
+            # A loop of a node's own; the text still streams to the caller as it comes.
+            yield as_one_chunk((await self._whole(messages, stop, kwargs)).generations[0])
+            return
         async with aclosing(self._deltas(messages, stop, kwargs)) as deltas:
             async for chunk in as_chunks(deltas):
                 if run_manager:
@@ -250,6 +255,11 @@ class RouteurChatModel(BaseChatModel):
 
     async def _whole(self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]) -> ChatResult:
         """The whole message, its text already on its way to the caller."""
+        return await on_the_loop_of_the_run(lambda: self._whole_here(messages, stop, bound))
+
+    async def _whole_here(
+        self, messages: list[BaseMessage], stop: list[str] | None, bound: Mapping[str, Any]
+    ) -> ChatResult:
         whole = WholeMessage()
         async with aclosing(self._deltas(messages, stop, bound, is_whole=True)) as deltas:
             async for delta in deltas:
@@ -320,19 +330,11 @@ def _on_the_runs_loop(work: Callable[[], Coroutine[Any, Any, ChatResult]]) -> Ch
     run = current_run.get()
     if run is None:
         raise RuntimeError("outside a run, call the model with `await llm.ainvoke(...)`")
-    if _is_on_a_loop():
+    if is_on_loop(run.loop):
         raise RuntimeError(
             "this node is async, and a blocking call would stop the server: use `await llm.ainvoke(...)`"
         )
     return asyncio.run_coroutine_threadsafe(run.call_for_thread(work), run.loop).result()
-
-
-def _is_on_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _tool_choice(choice: str | dict[str, Any] | bool, tools: list[dict[str, Any]]) -> str | dict[str, Any]:

@@ -17,6 +17,7 @@ from services.llm.providers.spark_auth import SparkCredentials
 from services.llm.providers.spark_http import SparkHttp
 from services.llm.router import Router
 from services.local_models.runtime import LocalRuntime
+from services.run_context import follow_runs_into_pools
 
 LOCAL = "local"
 NO_LOCAL_MODEL = "none"
@@ -58,7 +59,8 @@ def create_router(catalogue: Catalogue, settings: Settings, http: HttpClient, ru
 
 
 def create_llm(router: Router) -> RouteurChatModel:
-    """The chat model that graphs are given."""
+    """The chat model that graphs are given. Nodes may call it from thread pools of their own."""
+    follow_runs_into_pools()
     return RouteurChatModel(router=router)
 
 

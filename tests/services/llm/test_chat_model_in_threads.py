@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,18 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 
 from domain.errors import ProviderCut
 from domain.usage import TokenUsage
-from tests.house_for_tests import model, open_house, said
+from tests.house_for_tests import (
+    ask,
+    events_of,
+    failure_of,
+    house_of,
+    model,
+    one_node,
+    open_house,
+    said,
+    text_of,
+    the_row,
+)
 from tests.scripted_provider import (
     Cut,
     Step,
@@ -80,3 +92,78 @@ async def test_a_blocking_call_outside_a_run_says_what_to_write_instead():
     async with scripted_provider() as provider, open_house(provider) as house:
         with pytest.raises(RuntimeError, match=r"await llm\.ainvoke"):
             await asyncio.to_thread(house.llm.invoke, "Hi")
+
+
+def on_a_loop_of_its_own(llm: Any) -> Any:
+    return lambda state: {"messages": [asyncio.run(llm.ainvoke(state["messages"]))]}
+
+
+def streamed_on_a_loop_of_its_own(llm: Any) -> Any:
+    async def whole(messages: Any) -> str:
+        return "".join([chunk.text async for chunk in llm.astream(messages)])
+
+    return lambda state: {"messages": [AIMessage(asyncio.run(whole(state["messages"])))]}
+
+
+def invoked_on_a_loop_of_its_own(llm: Any) -> Any:
+    async def whole(messages: Any) -> Any:
+        return llm.invoke(messages)
+
+    return lambda state: {"messages": [asyncio.run(whole(state["messages"]))]}
+
+
+def in_a_pool(llm: Any) -> Any:
+    def node(state: MessagesState) -> dict[str, Any]:
+        with ThreadPoolExecutor(2) as pool:
+            return {"messages": [pool.submit(lambda: llm.invoke(state["messages"])).result()]}
+
+    return node
+
+
+def mapped_in_a_pool(llm: Any) -> Any:
+    def node(state: MessagesState) -> dict[str, Any]:
+        with ThreadPoolExecutor(2) as pool:
+            return {"messages": list(pool.map(llm.invoke, [state["messages"]]))}
+
+    return node
+
+
+def on_a_loop_in_a_pool(llm: Any) -> Any:
+    def node(state: MessagesState) -> dict[str, Any]:
+        with ThreadPoolExecutor(2) as pool:
+            return {"messages": [pool.submit(lambda: asyncio.run(llm.ainvoke(state["messages"]))).result()]}
+
+    return node
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        on_a_loop_of_its_own,
+        streamed_on_a_loop_of_its_own,
+        invoked_on_a_loop_of_its_own,
+        in_a_pool,
+        mapped_in_a_pool,
+        on_a_loop_in_a_pool,
+    ],
+)
+async def test_a_node_may_call_the_model_from_a_loop_or_a_pool_of_its_own(node: Any) -> None:
+    async with house_of(BONJOUR, BONJOUR, agents={"mine": one_node(node)}) as (house, _):
+        events = await events_of(house, ask("mine", "Hi"))
+        assert (failure_of(events), text_of(events)) == (None, "Bonjour")
+        assert [call["output_tokens"] for call in the_row(house).calls] == [2]
+        # A second run's calls are its own.
+        await events_of(house, ask("mine", "Hi"))
+        assert [len(row.calls) for row in house.ledger.rows] == [1, 1]
+
+
+async def test_a_pool_that_an_async_node_waits_for_is_refused_and_does_not_hang() -> None:
+    def waits(llm: Any) -> Any:
+        async def node(state: MessagesState) -> dict[str, Any]:
+            with ThreadPoolExecutor(1) as pool:
+                return {"messages": [pool.submit(llm.invoke, state["messages"]).result()]}
+
+        return node
+
+    async with house_of(agents={"mine": one_node(waits)}) as (house, _):
+        assert failure_of(await events_of(house, ask("mine", "Hi"))) is not None
