@@ -1,5 +1,6 @@
 """One run of an agent's graph: how a request enters it, and what is read from its last state."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -192,7 +193,8 @@ def _note_interrupts(update: Any, run: _Watched, context: RunContext) -> None:
 def _answer(agent: Agent, final: Any, news: Sequence[Any]) -> str:
     """What the agent says in the end: its last message, when it is new, or what it declared to be its answer."""
     if agent.options.answer is not None:
-        return agent.options.answer(final)
+        answer: Any = as_json(agent.options.answer(final))
+        return answer if isinstance(answer, str) else "" if answer is None else json.dumps(answer, ensure_ascii=False)
     last = news[-1] if news else None
     return str(last.text) if isinstance(last, AIMessage) else ""
 

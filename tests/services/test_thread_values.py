@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from api.native_format import NativeEvents, whole_answer
 from core.json_form import as_json
 from domain.runs import Progress
-from tests.house_for_tests import ask, failure_of, finish_of, text_of
+from services.agent_registry import AgentOptions
+from tests.house_for_tests import ask, events_of, failure_of, finish_of, house_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
 from tests.services.test_threads import server, state_of, turn
 
@@ -282,3 +283,26 @@ async def test_messages_keep_their_kind_when_a_part_of_one_cannot_be_kept(databa
         messages = (await state_of(house, "t", "mine")).messages
     assert [message.type for message in messages] == ["human", "ai", "ai"]
     assert messages[1].additional_kwargs["number"] == str(2**70)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("Oui", "Oui"),
+        (3, "3"),
+        (None, ""),
+        ({"a": Decimal(1)}, '{"a": "1"}'),
+        (Item(price=Decimal(2)), '{"price": "2", "colour": "red"}'),
+    ],
+)
+async def test_an_answer_that_is_no_text_is_its_json(given: object, text: str) -> None:
+    def create(llm: Any) -> StateGraph[Any]:
+        graph: StateGraph[Any] = StateGraph(Undeclared)
+        graph.add_node("node", lambda _: {"value": 1})
+        graph.add_edge(START, "node")
+        graph.add_edge("node", END)
+        return graph
+
+    options = AgentOptions(answer=lambda _: given)  # type: ignore[arg-type, return-value]
+    async with house_of(agents={"mine": create}, options=options) as (house, _):
+        assert text_of(await events_of(house, ask("mine"))) == text
