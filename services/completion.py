@@ -169,7 +169,8 @@ class CompletionService:
             resumes=request.resumes,
         )
         try:
-            run.turn = await begin_turn(run.agent, request, lease, self._threads.saver)
+            saver, most = self._threads.saver, self._threads.max_messages
+            run.turn = await begin_turn(run.agent, request, lease, saver, max_messages=most)
         except BaseException:
             await self._threads.release(lease, None)
             raise

@@ -26,7 +26,7 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
-from services.orphan_calls import with_orphans_answered
+from services.orphan_calls import has_orphans, with_orphans_answered
 from services.run_context import RunContext
 from services.thread_saver import INTERRUPT, ThreadSaver
 from services.thread_state import messages_of, read_thread_state
@@ -67,11 +67,12 @@ async def run_graph(
         final = await graph.ainvoke(entry, config)
         run = _Watched(state=final, has_asked=isinstance(final, dict) and bool(final.get(INTERRUPT)))
     else:
-        run = await _watched(graph, entry, config, context, durable=turn is not None)
+        run = await _watched(agent, graph, entry, config, context, durable=turn is not None)
     interrupts: tuple[Interruption, ...] = ()
     messages = messages_of(run.state)
     if turn is not None:
         turn.lease.messages = len(messages)
+        turn.lease.is_whole = not run.has_asked and not run.has_paused and not has_orphans(messages)
         interrupts = await _interrupts(agent, graph, turn, run)
         for pause in interrupts if run.has_paused else ():
             context.show("interrupt", {"id": pause.id, "value": pause.value})
@@ -157,7 +158,7 @@ def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:
 
 
 async def _watched(
-    graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
+    agent: Agent, graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
 ) -> _Watched:
     """Run it; progress goes to those who want it."""
     run = _Watched()
@@ -165,7 +166,7 @@ async def _watched(
     mode: str
     content: Any
     # `updates` tells of breakpoints, which the state does not.
-    modes: list[StreamMode] = ["values", "updates"]
+    modes: list[StreamMode] = ["values", "updates"] if agent.has_breakpoints else ["values"]
     if context.shows_progress:
         config = {**config, "callbacks": [NodeProgress(context)]}
     # `async` writes each step's state while the next one runs.
@@ -174,20 +175,14 @@ async def _watched(
     async with aclosing(steps):
         async for mode, content in steps:
             if mode == "updates":
-                _note_interrupts(content, run, context)
-            else:
-                run.before = messages_of(content) if is_first else run.before
-                run.state, is_first = content, False
+                run.has_paused = run.has_paused or (isinstance(content, dict) and content.get(INTERRUPT) == ())
+                continue
+            run.before = messages_of(content) if is_first else run.before
+            run.state, is_first = content, False
+            for asked in content.get(INTERRUPT, ()) if isinstance(content, dict) else ():
+                run.has_asked = True
+                context.show("interrupt", {"id": asked.id, "value": asked.value})
     return run
-
-
-def _note_interrupts(update: Any, run: _Watched, context: RunContext) -> None:
-    if not isinstance(update, dict) or INTERRUPT not in update:
-        return
-    run.has_asked = run.has_asked or bool(update[INTERRUPT])
-    run.has_paused = run.has_paused or not update[INTERRUPT]
-    for asked in update[INTERRUPT]:
-        context.show("interrupt", {"id": asked.id, "value": as_json(asked.value)})
 
 
 def _answer(agent: Agent, final: Any, news: Sequence[Any]) -> str:

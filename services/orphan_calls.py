@@ -37,6 +37,11 @@ def with_orphans_answered(graph: CompiledStateGraph[Any], kept: Sequence[BaseMes
     return {**entry, "messages": Overwrite([*whole, *(one for one in new if not isinstance(one, RemoveMessage))])}
 
 
+def has_orphans(messages: Sequence[BaseMessage]) -> bool:
+    """Whether a tool call of the conversation has no result."""
+    return any(next(_answers(message, messages, number, ()), None) for number, message in enumerate(messages))
+
+
 def _whole(messages: Sequence[BaseMessage], answered: Collection[str]) -> Iterator[BaseMessage]:
     """The messages, with an answer to each orphan behind those that the same message's calls have.
 

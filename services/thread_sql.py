@@ -20,8 +20,11 @@ _HELD = f"""(
 # Whose hold a new one follows was cut off.
 _CUT_OFF = """
     last_run = coalesce(threads.run_id, threads.last_run),
-    last_status = CASE WHEN threads.run_id IS NULL THEN threads.last_status ELSE 'lost' END
+    last_status = CASE WHEN threads.run_id IS NULL THEN threads.last_status ELSE 'lost' END,
+    whole_at = CASE WHEN threads.run_id IS NULL THEN threads.whole_at END
 """
+# A turn of a former version's server counts too, and says nothing of the state.
+_IS_WHOLE = "coalesce(whole_at = turns, false) AS is_whole"
 
 TAKE = f"""
     INSERT INTO threads (thread_id, name, owner, agent, run_id, holder, leased_until)
@@ -30,13 +33,13 @@ TAKE = f"""
         SET run_id = EXCLUDED.run_id, holder = EXCLUDED.holder, leased_until = EXCLUDED.leased_until, used_at = now(),
             {_CUT_OFF}
         WHERE threads.agent = EXCLUDED.agent AND NOT {_HELD}
-    RETURNING thread_id AS key, turns, messages, xmax = 0 AS is_new
+    RETURNING thread_id AS key, turns, messages, xmax = 0 AS is_new, {_IS_WHOLE}
 """  # noqa: S608  # nosec B608 - constants of ours
 RETAKE = f"""
     UPDATE threads SET run_id = %(run_id)s, holder = %(holder)s, leased_until = {_LEASED_UNTIL}, used_at = now(),
         {_CUT_OFF}
     WHERE {OWN} AND agent = %(agent)s AND NOT {_HELD}
-    RETURNING thread_id AS key, turns, messages, false AS is_new
+    RETURNING thread_id AS key, turns, messages, false AS is_new, {_IS_WHOLE}
 """  # noqa: S608  # nosec B608 - constants of ours
 RENEW = f"""
     UPDATE threads SET holder = %(holder)s, leased_until = {_LEASED_UNTIL}
@@ -47,7 +50,8 @@ RELEASE = f"""
     UPDATE threads SET run_id = NULL, holder = NULL, leased_until = NULL, used_at = now(),
         turns = turns + %(turns)s, messages = %(messages)s,
         last_run = CASE WHEN %(status)s::text IS NULL THEN last_run ELSE run_id END,
-        last_status = coalesce(%(status)s::text, last_status)
+        last_status = coalesce(%(status)s::text, last_status),
+        whole_at = CASE WHEN %(status)s::text IS NULL THEN whole_at WHEN %(is_whole)s THEN turns + %(turns)s END
     WHERE {OWN} AND run_id = %(run_id)s
 """  # noqa: S608  # nosec B608 - a constant of ours
 UNUSED = f"""

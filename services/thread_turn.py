@@ -37,9 +37,9 @@ class Turn:
         return Command(resume=dict(self.answers)) if self.answers else None
 
 
-async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: ThreadSaver) -> Turn:
+async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: ThreadSaver, *, max_messages: int) -> Turn:
     """Raises why the thread does not take this request. What a failed run has left open is ended before a message."""
-    if lease.is_new:
+    if lease.is_new or (lease.is_whole and not request.resumes and lease.messages <= max_messages):
         return Turn(lease)
     saver.keep(lease.key)
     state = await read_thread_state(agent, lease.key)

@@ -72,6 +72,11 @@ class Lease:
     """The thread's name in its checkpoints."""
     is_new: bool = False
     """Whether the run has made the thread: there is no state to read."""
+    is_whole: bool = False
+    """Whether the state is at rest: nothing is asked, no step is open, each tool call has its result.
+
+    As the last run left it; the run says how it leaves it. Where it is not known, the state is read.
+    """
     lose: Callable[[], object] = lambda: None
     is_lost: bool = False
 
@@ -126,7 +131,7 @@ class Threads:
                 raise
             if taken is not None:
                 lease.turns, lease.messages = taken["turns"], taken["messages"]
-                lease.key, lease.is_new = taken["key"], taken["is_new"]
+                lease.key, lease.is_new, lease.is_whole = taken["key"], taken["is_new"], taken["is_whole"]
                 self._leases[run_id] = lease
                 return lease
             await self._check(thread_id, owner, agent, resumes=resumes)
@@ -169,6 +174,7 @@ class Threads:
             "messages": lease.messages,
             "turns": int(completed),
             "status": status,
+            "is_whole": status == "succeeded" and lease.is_whole,
         }
         try:
             async with self._database.quick_pool.connection() as connection:
