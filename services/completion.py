@@ -40,7 +40,7 @@ logger = logging.getLogger("routeur.runs")
 CANCEL_WAIT_S = 5.0
 """How long a cancelled run may take to let go; an agent that swallows its cancellation does not hold the door."""
 
-MAX_TOLD_CHARS = 500
+MAX_PROBLEM_CHARS = 500
 
 
 class OpensProjects(Protocol):
@@ -296,7 +296,9 @@ def _told(error: Exception, run: Run) -> RouteurError:
     if isinstance(error, GraphRecursionError) and run.agent is not None:
         return AgentFailed(f"agent {request.agent!r} took more than {run.agent.options.step_limit} steps and was ended")
     if is_invalid_resume(error):
-        return BadRequest(f"resume: it is not of the shape that was asked for: {str(error)[:MAX_TOLD_CHARS]}")
+        return BadRequest(
+            f"resume: it is not of the shape that the question requires: {str(error)[:MAX_PROBLEM_CHARS]}"
+        )
     if run.turn is not None and isinstance(error, psycopg.Error) and isinstance(error, DATABASE_FAULTS):
         return thread_database_down()
     if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):

@@ -53,8 +53,8 @@ class _Watched:
 
     before: list[BaseMessage] = field(default_factory=list)
     state: Any = None
-    has_asked: bool = False
-    has_paused: bool = False
+    is_interrupted: bool = False
+    is_paused: bool = False
 
 
 async def run_graph(
@@ -65,18 +65,18 @@ async def run_graph(
     entry = _entry(agent, graph, request, turn, max_messages=max_messages)
     if turn is None and not request.events and not agent.has_breakpoints:
         final = await graph.ainvoke(entry, config)
-        run = _Watched(state=final, has_asked=isinstance(final, dict) and bool(final.get(INTERRUPT)))
+        run = _Watched(state=final, is_interrupted=isinstance(final, dict) and bool(final.get(INTERRUPT)))
     else:
         run = await _watched(agent, graph, entry, config, context, durable=turn is not None)
     interrupts: tuple[Interruption, ...] = ()
     messages = messages_of(run.state)
     if turn is not None:
         turn.lease.messages = len(messages)
-        turn.lease.is_whole = not run.has_asked and not run.has_paused and not has_orphans(messages)
+        turn.lease.is_whole = not run.is_interrupted and not run.is_paused and not has_orphans(messages)
         interrupts = await _interrupts(agent, graph, turn, run)
-        for pause in interrupts if run.has_paused else ():
+        for pause in interrupts if run.is_paused else ():
             context.show("interrupt", {"id": pause.id, "value": pause.value})
-    elif run.has_asked or run.has_paused:
+    elif run.is_interrupted or run.is_paused:
         raise BadRequest(
             f"agent {agent.name!r} stops to be answered before it goes on, which it can in a thread: send a thread_id"
         )
@@ -89,10 +89,10 @@ async def run_graph(
 async def _interrupts(
     agent: Agent, graph: CompiledStateGraph[Any], turn: Turn, run: _Watched
 ) -> tuple[Interruption, ...]:
-    """What the thread waits for now, as its checkpoint has it: what a caller is told is what the next run will find."""
-    if not run.has_asked and not run.has_paused:
+    """What the thread waits for now, as its checkpoint has it: the caller reads what the next run will find."""
+    if not run.is_interrupted and not run.is_paused:
         return ()
-    if run.has_paused and isinstance(graph.checkpointer, ThreadSaver):
+    if run.is_paused and isinstance(graph.checkpointer, ThreadSaver):
         state = await graph.aget_state({"configurable": {"thread_id": turn.lease.key}})
         await graph.checkpointer.mark_pause(turn.lease.key, str(state.config["configurable"]["checkpoint_id"]))
     return (await read_thread_state(agent, turn.lease.key)).interrupts
@@ -175,13 +175,13 @@ async def _watched(
     async with aclosing(steps):
         async for mode, content in steps:
             if mode == "updates":
-                run.has_paused = run.has_paused or (isinstance(content, dict) and content.get(INTERRUPT) == ())
+                run.is_paused = run.is_paused or (isinstance(content, dict) and content.get(INTERRUPT) == ())
                 continue
             run.before = messages_of(content) if is_first else run.before
             run.state, is_first = content, False
-            for asked in content.get(INTERRUPT, ()) if isinstance(content, dict) else ():
-                run.has_asked = True
-                context.show("interrupt", {"id": asked.id, "value": asked.value})
+            for one in content.get(INTERRUPT, ()) if isinstance(content, dict) else ():
+                run.is_interrupted = True
+                context.show("interrupt", {"id": one.id, "value": one.value})
     return run
 
 

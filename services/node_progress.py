@@ -39,10 +39,10 @@ class NodeProgress(AsyncCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        told = metadata or {}
+        details = metadata or {}
         is_node = any(tag.startswith(STEP_TAG) for tag in tags or ())
-        if is_node and HIDDEN_TAG not in (tags or ()) and "|" not in str(told.get("langgraph_checkpoint_ns", "")):
-            self._nodes[run_id] = str(told.get("langgraph_node"))
+        if is_node and HIDDEN_TAG not in (tags or ()) and "|" not in str(details.get("langgraph_checkpoint_ns", "")):
+            self._nodes[run_id] = str(details.get("langgraph_node"))
             self._show(run_id, "started")
 
     async def on_chain_end(

@@ -44,7 +44,7 @@ NO_TASK = "00000000-0000-0000-0000-000000000000"
 PAUSE = "__routeur_pause__"
 """Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
 
-_ASKED = "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = %s"
+_INTERRUPTS = "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = %s"
 _PAUSED = """
     SELECT 1 AS paused FROM checkpoint_writes
     WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
@@ -155,13 +155,13 @@ class ThreadSaver(AsyncPostgresSaver):
             await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE))
             return await cursor.fetchone() is not None
 
-    async def asked_ids(self, thread_id: str) -> set[str]:
+    async def interrupt_ids(self, thread_id: str) -> set[str]:
         """The ids of what the thread's runs have asked, also of what was answered since, as far back as is kept."""
         async with self._cursor() as cursor:
-            await cursor.execute(_ASKED, (thread_id, INTERRUPT), binary=True)
+            await cursor.execute(_INTERRUPTS, (thread_id, INTERRUPT), binary=True)
             rows = await cursor.fetchall()
         found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows]
-        return {one.id for asked in found for one in asked if isinstance(one, Interrupt)}
+        return {one.id for interrupts in found for one in interrupts if isinstance(one, Interrupt)}
 
     def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:
         """Without our own mark, and without an answer that an older version stored and no task has taken."""
@@ -201,9 +201,9 @@ def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[
     return lasting
 
 
-def in_json(asked: Interrupt) -> Interrupt:
+def in_json(question: Interrupt) -> Interrupt:
     """The question as it is kept and shown: a caller is to be able to read it."""
-    return Interrupt(value=as_json(asked.value), id=asked.id)
+    return Interrupt(value=as_json(question.value), id=question.id)
 
 
 def with_memory(graph: CompiledStateGraph[Any], saver: BaseCheckpointSaver[Any]) -> CompiledStateGraph[Any]:

@@ -74,26 +74,26 @@ def _questions(state: StateSnapshot) -> tuple[tuple[Interruption, ...], frozense
     found: list[Interruption] = []
     answered: set[str] = set()
     for task in state.tasks:
-        for asked in task.interrupts:
-            if (before := _answered_before(asked.id, task, state)) is not None:
-                found.append(Interruption(asked.id, as_json(asked.value)))
+        for question in task.interrupts:
+            if (before := _answered_before(question.id, task, state)) is not None:
+                found.append(Interruption(question.id, as_json(question.value)))
                 answered |= before
     return tuple(found), frozenset(answered)
 
 
-def _answered_before(asked: str, task: Any, state: StateSnapshot) -> set[str] | None:
+def _answered_before(interrupt_id: str, task: Any, state: StateSnapshot) -> set[str] | None:
     """The ids of a task's earlier questions; `None` when this one is over: its subgraph has gone past it."""
     namespace = state.config["configurable"].get("checkpoint_ns", "")
     own = f"{namespace}|{task.name}:{task.id}" if namespace else f"{task.name}:{task.id}"
     ids = [_interrupt_id(own, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
-    if asked in ids:
-        return set(ids[: ids.index(asked)])
+    if interrupt_id in ids:
+        return set(ids[: ids.index(interrupt_id)])
     inner = task.state
     if not isinstance(inner, StateSnapshot) or inner.created_at is None:
         return set()
     for one in inner.tasks:
-        if asked in {question.id for question in one.interrupts}:
-            return _answered_before(asked, one, inner)
+        if interrupt_id in {question.id for question in one.interrupts}:
+            return _answered_before(interrupt_id, one, inner)
     return None
 
 

@@ -93,10 +93,10 @@ async def _answers(resume: Any, state: ThreadState, lease: Lease, saver: ThreadS
     pending = {one.id for one in state.interrupts}
     sent = set(resume) if isinstance(resume, dict) else set()
     if not pending or not sent <= pending:
-        asked = state.answered | await saver.asked_ids(lease.key)
+        known = state.answered | await saver.interrupt_ids(lease.key)
         if not pending:
-            raise _waits_for_nothing(lease.thread_id, answered=bool(asked))
-        if answered := sorted(sent & asked - pending):
+            raise _waits_for_nothing(lease.thread_id, answered=bool(known))
+        if answered := sorted(sent & known - pending):
             raise ThreadAnswered(
                 f"resume: {answered[0]!r} was answered already; "
                 f"thread {lease.thread_id!r} waits for {', '.join(map(repr, sorted(pending)))}"

@@ -73,7 +73,7 @@ class Lease:
     is_new: bool = False
     """Whether the run has made the thread: there is no state to read."""
     is_whole: bool = False
-    """Whether the state is at rest: nothing is asked, no step is open, each tool call has its result.
+    """Whether the state is at rest: nothing is pending, no step is open, each tool call has its result.
 
     As the last run left it; the run says how it leaves it. Where it is not known, the state is read.
     """
@@ -118,13 +118,13 @@ class Threads:
         await self._check_id(thread_id, owner)
         deadline = time.monotonic() + self._wait_s
         pause_s = FIRST_LOOK_S
-        asked = {"name": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
+        parameters = {"name": thread_id, "owner": owner, "agent": agent, "run_id": run_id}
         statement = thread_sql.RETAKE if resumes else thread_sql.TAKE
         while True:
             lease = Lease(thread_id, owner, run_id)
             try:
                 holder = await self._holder()
-                taken = await self._one(statement, {**asked, "key": str(uuid4()), "holder": holder})
+                taken = await self._one(statement, {**parameters, "key": str(uuid4()), "holder": holder})
             except asyncio.CancelledError:
                 # The statement may have been done all the same.
                 self._in_background(self._let_go(lease, None))
@@ -167,7 +167,7 @@ class Threads:
 
     async def _let_go(self, lease: Lease, status: RunStatus | None) -> None:
         completed = status in {"succeeded", "interrupted"}
-        asked = {
+        parameters = {
             "owner": lease.owner,
             "name": lease.thread_id,
             "run_id": lease.run_id,
@@ -178,7 +178,7 @@ class Threads:
         }
         try:
             async with self._database.quick_pool.connection() as connection:
-                await connection.execute(thread_sql.RELEASE, asked)
+                await connection.execute(thread_sql.RELEASE, parameters)
         except DATABASE_FAULTS as error:
             logger.warning("a thread stays taken until its lease ends", extra={"reason": type(error).__name__})
             return
@@ -250,13 +250,13 @@ class Threads:
     async def _renew(self) -> None:
         if not self._leases:
             return
-        asked = list(self._leases)
+        runs = list(self._leases)
         keys = [lease.key for lease in self._leases.values()]
-        renewed = {"keys": keys, "runs": asked, "holder": self._presence.number}
+        renewed = {"keys": keys, "runs": runs, "holder": self._presence.number}
         async with self._database.quick_pool.connection() as connection:
             rows = await (await connection.execute(thread_sql.RENEW, renewed)).fetchall()
         kept = {row["run_id"] for row in rows}
-        for run_id in asked:
+        for run_id in runs:
             if run_id not in kept and (lease := self._leases.get(run_id)) is not None:
                 logger.warning("a run lost its thread", extra={"run_id": str(run_id)})
                 lease.is_lost = True
@@ -278,8 +278,8 @@ class Threads:
 
     async def _hold(self, keys: list[str], owner: str | None, days: int) -> list[str]:
         """Those of the threads that nobody uses, held so that nobody does from now on."""
-        asked = {"keys": keys, "owner": owner, "days": days, "holder": self._presence.number}
-        return [row["thread_id"] for row in await self._all(thread_sql.HOLD, asked)]
+        parameters = {"keys": keys, "owner": owner, "days": days, "holder": self._presence.number}
+        return [row["thread_id"] for row in await self._all(thread_sql.HOLD, parameters)]
 
     async def _forget(self, thread_ids: list[str]) -> None:
         """The state first: a thread that is half forgotten is still found, and forgotten again."""

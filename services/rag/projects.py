@@ -85,10 +85,10 @@ class Projects:
     async def find(self, principal: Principal, *, limit: int, offset: int) -> tuple[list[Project], int]:
         """A page of the caller's projects, the oldest first, and how many there are."""
         allowed = None if principal.projects is None else sorted(principal.projects)
-        asked = {"owner": principal.owner, "allowed": allowed, "limit": limit, "offset": offset}
+        parameters = {"owner": principal.owner, "allowed": allowed, "limit": limit, "offset": offset}
         async with self._database.connection() as connection:
-            rows = await (await connection.execute(_LIST, asked)).fetchall()
-            counted = await (await connection.execute(_COUNT, asked)).fetchone()
+            rows = await (await connection.execute(_LIST, parameters)).fetchall()
+            counted = await (await connection.execute(_COUNT, parameters)).fetchone()
         return [Project(**{**row, **_whole(row)}) for row in rows], 0 if counted is None else int(counted["total"])
 
     async def _find_own(
@@ -97,11 +97,11 @@ class Projects:
         """The project's row, with those of `sources` that are its documents; `None` when the caller has none such."""
         check_allowed(principal, project_id)
         if not is_project_id(project_id):
-            return None  # Among them what PostgreSQL could not even be asked for.
+            return None  # Among them what PostgreSQL cannot hold.
         uuids = [uuid for uuid in map(_as_uuid, sources) if uuid is not None]
         async with self._database.connection() as connection:
-            asked = {"owner": principal.owner, "project": project_id, "sources": uuids}
-            return await (await connection.execute(_FIND, asked)).fetchone()
+            parameters = {"owner": principal.owner, "project": project_id, "sources": uuids}
+            return await (await connection.execute(_FIND, parameters)).fetchone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,12 @@ async def claim_project(
     `choose_model` names the embedding model of a project that begins.
     """
     check_allowed(principal, project_id)
-    asked = {"owner": principal.owner, "project": project_id}
-    row = await (await connection.execute(_LOOK, asked)).fetchone()
+    parameters = {"owner": principal.owner, "project": project_id}
+    row = await (await connection.execute(_LOOK, parameters)).fetchone()
     if row is None:
-        await connection.execute(_CLAIM, {**asked, "key": str(uuid4()), "model": choose_model()})
+        await connection.execute(_CLAIM, {**parameters, "key": str(uuid4()), "model": choose_model()})
         # Not what we wrote, perhaps: another request may have been first.
-        row = await (await connection.execute(_LOOK, asked)).fetchone()
+        row = await (await connection.execute(_LOOK, parameters)).fetchone()
     if row is None:
         raise Conflict(f"project {project_id!r} was deleted at this moment; send the document again")
     return Claimed(**row)
