@@ -95,6 +95,8 @@ def rare_delta(chunk: ChatGenerationChunk, model: str) -> ModelDelta | None:
     message, info = chunk.message, chunk.generation_info or {}
     content: dict[str, Any] = {**message.additional_kwargs, **message.additional_kwargs.get(VENDOR_FIELDS, {})}
     content.pop(VENDOR_FIELDS, None)
+    if reasoning := content.get("reasoning_content"):
+        content["reasoning"] = reasoning  # Clients look under the one name or the other.
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
         fields = _call_fields(chunk)
         content["tool_calls"] = [

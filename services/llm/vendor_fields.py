@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-TEXT_FIELDS = frozenset({"reasoning_content", "refusal"})
+TEXT_FIELDS = frozenset({"reasoning_content", "reasoning", "refusal"})
 """Texts that come in pieces; two equal ones are two."""
 
 
