@@ -107,7 +107,8 @@ def asks_at_once(llm: Any) -> StateGraph[Any]:
 
 
 async def answer(house: House, resume: Any, agent: str = "mine") -> list[RunEvent]:
-    return await turn(house, "", agent=agent, resume=resume)
+    # Read as it comes: what is read whole is made again when it broke.
+    return await turn(house, "", agent=agent, resume=resume, stream=True)
 
 
 async def waiting(house: House, agent: str = "mine") -> list[Any]:
