@@ -4,4 +4,4 @@ A migration only adds (nullable columns, tables, indexes) or lifts a constraint:
 former version still runs beside.
 """
 
-HEAD = "0008"
+HEAD = "0009"

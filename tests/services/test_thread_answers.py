@@ -16,13 +16,14 @@ from domain.errors import AgentFailed, BadRequest, Conflict, ThreadAnswered, Thr
 from domain.runs import Interruption, RunEvent
 from tests.house_for_tests import House, failure_of, finish_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
-from tests.scripted_provider import Cut, Status, Step, finish, say
+from tests.scripted_provider import Chunk, Status, Step, finish, say
 from tests.services.test_threads import count, refusal, server, state_of, turn
 
 __all__ = ["_made_cluster", "database_url", "postgres", "tmp_path"]  # Fixtures.
 
 PAID: list[Step] = [*say("Done"), *finish()]
 REFUSED: list[Step] = [Status(400, '{"error": {"message": "no"}}')]
+REFUSED_LATE: list[Step] = [*say("Do"), Chunk({"error": {"message": "no", "code": 400}})]
 
 
 class State(TypedDict):
@@ -107,8 +108,7 @@ def asks_at_once(llm: Any) -> StateGraph[Any]:
 
 
 async def answer(house: House, resume: Any, agent: str = "mine") -> list[RunEvent]:
-    # Read as it comes: what is read whole is made again when it broke.
-    return await turn(house, "", agent=agent, resume=resume, stream=True)
+    return await turn(house, "", agent=agent, resume=resume)
 
 
 async def waiting(house: House, agent: str = "mine") -> list[Any]:
@@ -122,7 +122,7 @@ def ids_of(events: list[RunEvent]) -> dict[Any, str]:
 
 
 @pytest.mark.parametrize("create", [pays, pays_within])
-@pytest.mark.parametrize("failure", [REFUSED, [*say("Do"), Cut()]], ids=["refused", "cut"])
+@pytest.mark.parametrize("failure", [REFUSED, REFUSED_LATE], ids=["refused", "refused in the middle"])
 async def test_the_last_answer_counts_when_the_one_before_it_failed(
     database_url: str, tmp_path: Path, create: Any, failure: list[Step]
 ) -> None:
