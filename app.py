@@ -45,6 +45,7 @@ from core.logging import configure_logging
 from core.security import create_authenticator
 from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
+from services.agent_guard import guard_runs
 from services.agent_loading import check_model_names, load_agents
 from services.agent_registry import AgentRegistry, agent_registry
 from services.audio.meeting import MeetingWriter
@@ -78,6 +79,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_task_factory(guard_runs)
         await http.open()
         await services.database.open()
         await services.ledger.start()
@@ -88,11 +90,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
             await services.studio.start_jobs()
         if services.local_runtime is not None:
             await services.local_runtime.start()
-        # What the start made lives as long as the process: without this, each full collection walks all of it again.
-        gc.collect()
-        gc.freeze()
-        # A run makes some thousand short-lived objects; looking for cycles after every 700 costs a tenth of its CPU.
-        gc.set_threshold(20_000, 20, 20)
+        _calm_garbage_collection()
         with draining_on_sigterm(services), ending_with_supervisor():
             yield
         await stop_jobs(services)  # Before the model that writes a meeting's account.
@@ -130,6 +128,14 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         headers=security_headers(is_development=settings.is_development),
     )
     return app
+
+
+def _calm_garbage_collection() -> None:
+    # What the start made lives as long as the process: without this, each full collection walks all of it again.
+    gc.collect()
+    gc.freeze()
+    # A run makes some thousand short-lived objects; looking for cycles after every 700 costs a tenth of its CPU.
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _include_doors(app: FastAPI) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Header, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from api.deps import CurrentServices, CurrentToken, Services
 from api.development import is_development_at_home
@@ -113,7 +114,10 @@ async def _key_in_body(request: Request, *, anything_goes: bool) -> str | None:
 
 
 async def _find_key(request: Request) -> str | None:
-    content = await request.body()
+    try:
+        content = await request.body()
+    except ClientDisconnect as error:
+        raise BadRequest("body: the client left before it was whole") from error
     if not content.strip():
         return None
     if request.headers.get("Content-Type", "").lower().startswith("application/x-www-form-urlencoded"):

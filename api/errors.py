@@ -84,6 +84,8 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     response = _answer(request, Problem(InternalError.status, InternalError.code, message, request_id))
     # Starlette calls this handler outside of every middleware: the one that adds these never sees the answer.
     response.raw_headers.extend(request.scope["state"]["answer_headers"])
+    # The HTTP server closes a connection whose application failed: the client is to know.
+    response.headers["Connection"] = "close"
     return response
 
 

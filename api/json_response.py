@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from core.json_form import as_json
+from core.json_form import as_json, whole_characters
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -29,4 +29,4 @@ def encoded_texts(texts: list[str]) -> list[bytes]:
         return list(map(orjson.dumps, texts))
     except orjson.JSONEncodeError:
         # Half a character, in the text of an agent's own: the wire has none.
-        return [orjson.dumps(text.encode("utf-8", "replace").decode()) for text in texts]
+        return [orjson.dumps(whole_characters(text)) for text in texts]

@@ -32,7 +32,7 @@ MAX_BOUNDARY_BYTES = 256
 ENVELOPE_BYTES = 65_536
 """What a multipart body may hold besides the file: boundaries, the headers of its parts, and text fields."""
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ ISSUER = "routeur-ia"
 AUDIENCE = "routeur-ia"
 DEVELOPMENT_SUBJECT = "user"
 ADMIN_SCOPE = "admin"
+SUBJECT = "a text of 1 to 256 printable characters that does not begin with `team:`, which is for teams"
 REQUIRED_CLAIMS = ["exp", "iat", "sub", "aud", "iss"]
 KNOWN_DEFAULT_SECRETS = frozenset(
     {"secret", "changeme", "change-me", "your-secret-key", "your-secret-key-change-in-production"}
@@ -108,12 +109,17 @@ class Authenticator:
         subject = claims["sub"]
         if claims.get("type") != ACCESS:
             raise Unauthorized(f"the credential is a token of type {str(claims.get('type'))[:40]!r}, not of {ACCESS!r}")
-        if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_CHARS:
-            raise Unauthorized(f"the token's `sub` must be a text of 1 to {MAX_SUBJECT_CHARS} characters")
+        if not isinstance(subject, str) or not is_subject(subject):
+            raise Unauthorized(f"the token's `sub` must be {SUBJECT}")
         return VerifiedToken(Principal(subject=subject), claims, float(claims["exp"]))
 
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._pepper, key.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+def is_subject(text: str) -> bool:
+    """Whether a principal may be called so."""
+    return 0 < len(text) <= MAX_SUBJECT_CHARS and text.isprintable() and not text.isspace() and text[:5] != "team:"
 
 
 def _of_api_key(subject: str) -> VerifiedToken:
@@ -186,6 +192,8 @@ def _api_keys(entries: tuple[str, ...]) -> Mapping[str, str]:
         subject, separator, key = entry.partition(":")
         if key in keys:
             raise ConfigurationError(f"API_KEYS: entry {position} repeats the key of {keys[key]!r}")
+        if separator and subject and not is_subject(subject):
+            raise ConfigurationError(f"API_KEYS: the subject of entry {position} must be {SUBJECT}")
         if not separator or not subject or len(key) < MIN_SECRET_BYTES:
             raise ConfigurationError(
                 f"API_KEYS: entry {position} must be `subject:key` with a key of {MIN_SECRET_BYTES} characters or more"

@@ -98,7 +98,9 @@ class CompletionService:
         context = _context(request, name, model, project)
         run = Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
         await self._take_thread(run)
-        self._ledger.begin(lost_row(run))
+        self._ledger.begin(lost_row(run, None))
+        # A process that dies later has settled calls by then, which its row must not forget.
+        run.context.before_next_call = lambda: self._ledger.begin(lost_row(run, self._report(run)))
         task = asyncio.create_task(self._execute(run), name=f"run {run.id}")
         # Also when it is cancelled before its first step.
         task.add_done_callback(lambda _: run.context.queue.close())
@@ -195,7 +197,7 @@ class CompletionService:
             if run.context.interruption is None:
                 raise
             return run.context.interruption
-        except Exception as error:  # noqa: BLE001 - the one place where any failure of an agent's own code is caught
+        except BaseException as error:  # noqa: BLE001 - the one place where any failure of an agent's own code is caught
             if limit.expired():
                 return RunTimeout(f"the run took longer than {limit_s:g} s ({_whose_limit(run)}) and was ended")
             return _told(error, run)
@@ -241,14 +243,17 @@ class CompletionService:
         # A model that only calls a tool says nothing, and has answered all the same.
         context.answering_model = asked.answering_model
 
-    def _record(self, run: Run, status: RunStatus, error: RouteurError | None) -> Report:
-        context, request = run.context, run.request
-        first = context.first_token_at
-        report = self._accountant.report(
-            context.calls,
+    def _report(self, run: Run) -> Report:
+        first = run.context.first_token_at
+        return self._accountant.report(
+            run.context.calls,
             latency_s=time.perf_counter() - run.started,
             time_to_first_token_s=None if first is None else first - run.started,
         )
+
+    def _record(self, run: Run, status: RunStatus, error: RouteurError | None) -> Report:
+        request = run.request
+        report = self._report(run)
         self._ledger.record(ledger_row(run, report, status, error))
         logger.debug(
             "run finished",
@@ -288,7 +293,7 @@ def _status(run: Run, error: RouteurError | None) -> RunStatus:
     return "interrupted" if run.outcome.interrupts else "succeeded"
 
 
-def _told(error: Exception, run: Run) -> RouteurError:
+def _told(error: BaseException, run: Run) -> RouteurError:
     """What a caller is told of a failure. Only the house's own errors are; the log has the rest."""
     request = run.request
     if isinstance(error, RouteurError):
@@ -301,7 +306,7 @@ def _told(error: Exception, run: Run) -> RouteurError:
         )
     if run.turn is not None and isinstance(error, psycopg.Error) and isinstance(error, DATABASE_FAULTS):
         return thread_database_down()
-    if isinstance(error, ExceptionGroup) and (found := error.subgroup(RouteurError)):
+    if isinstance(error, BaseExceptionGroup) and (found := error.subgroup(RouteurError)):
         # A node that asks several models at once fails with all their errors together.
         return next(_leaves(found))
     logger.error("agent failed", exc_info=error, extra={"agent": request.agent, "request_id": request.request_id})
@@ -314,9 +319,9 @@ def _failed_agent(request: RunRequest) -> RouteurError:
     return AgentFailed(f"agent {request.agent!r} failed; the server's log says why (request {request.request_id})")
 
 
-def _leaves(group: ExceptionGroup[RouteurError]) -> Iterator[RouteurError]:
+def _leaves(group: BaseExceptionGroup[RouteurError]) -> Iterator[RouteurError]:
     for error in group.exceptions:
-        if isinstance(error, ExceptionGroup):
+        if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)
         else:
             yield error

@@ -326,7 +326,7 @@ class Ledger:
 
     def _note_failure(self, error: BaseException) -> None:
         if self._last_error is None:
-            logger.warning("the ledger cannot write; rows wait in its journal", extra=_describe(error))
+            logger.warning("ledger writes failed; rows wait", extra=_describe(error))
         self._last_error = self._last_error or f"rows wait: {_in_words(error)}"
 
     def _writer_ended(self, task: asyncio.Task[None]) -> None:

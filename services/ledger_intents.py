@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
+RUN_ID_BYTES = len('{"run_id":"') + 36
+"""With what a row begins."""
 STALE_BYTES = 100_000
 """How much of the file may belong to runs that have ended before it is written anew: some 200 rows."""
 
@@ -30,7 +32,10 @@ class IntentLog:
         return cls(path, _create(path))
 
     def begin(self, run_id: UUID, line: bytes) -> None:
-        """Keep a row until `settle`. Raises `OSError` and leaves no trace of it where the disk takes no more."""
+        """Keep a row until `settle`, in the place of an earlier one of the same run.
+
+        Raises `OSError` and leaves no trace of it where the disk takes no more.
+        """
         try:
             if os.write(self._descriptor, line) != len(line):
                 raise OSError("the disk took a part of a row only")
@@ -39,6 +44,7 @@ class IntentLog:
                 os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(line)
+        self.settle(run_id)
         self._live_bytes += len(line)
         self._live[run_id] = line
 
@@ -82,3 +88,11 @@ class IntentLog:
 
 def _create(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def newest_of_each_run(content: bytes) -> bytes:
+    """The rows of a dead process's file, the last of each run; a last line without its end counts as none."""
+    rows: dict[bytes, bytes] = {}
+    for line in content.split(b"\n")[:-1]:
+        rows[line[:RUN_ID_BYTES]] = line + b"\n"
+    return b"".join(rows.values())

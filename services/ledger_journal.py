@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import orjson
 
-from services.ledger_intents import IntentLog
+from services.ledger_intents import IntentLog, newest_of_each_run
 
 BATCH_BYTES = 256_000  # About 400 rows: one statement of a few milliseconds.
 SEGMENT_BYTES = 4_000_000  # A busy file is left behind at this size, so that its space comes back.
@@ -270,9 +270,7 @@ def _open_segments(directory: Path, owner: Owner) -> list[Segment]:
     """The files of an owner we took over; its lock goes with the last of them."""
     segments: list[Segment] = []
     try:
-        with contextlib.suppress(FileNotFoundError):
-            lost = directory / f"{owner.name}.{LOST_SEGMENT:08d}.jsonl"
-            (directory / f"{owner.name}.intents").rename(lost)
+        _take_intents(directory, owner)
         (directory / f"{owner.name}.intents-new").unlink(missing_ok=True)
         for path in sorted(directory.glob(f"{owner.name}.*.jsonl")):
             segments.append(Segment(owner, path, os.open(path, os.O_RDONLY)))
@@ -285,6 +283,20 @@ def _open_segments(directory: Path, owner: Owner) -> list[Segment]:
     if not segments:
         owner.release(unlink=True)
     return segments
+
+
+def _take_intents(directory: Path, owner: Owner) -> None:
+    """What a dead process's unfinished runs leave becomes a file of rows like the others."""
+    intents = directory / f"{owner.name}.intents"
+    with contextlib.suppress(FileNotFoundError):
+        content = intents.read_bytes()
+        newest = newest_of_each_run(content)
+        if len(newest) < len(content):
+            with contextlib.suppress(OSError):  # On a full disk, a run's first row stands for it.
+                rewritten = intents.with_suffix(".intents-new")
+                rewritten.write_bytes(newest)
+                rewritten.rename(intents)
+        intents.rename(directory / f"{owner.name}.{LOST_SEGMENT:08d}.jsonl")
 
 
 def _measure(segment: Segment) -> None:

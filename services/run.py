@@ -77,8 +77,11 @@ def ledger_row(run: Run, report: Report, status: RunStatus, error: RouteurError 
     )
 
 
-def lost_row(run: Run) -> RunRecord:
-    """The row that stands if this process dies before the run ends: what the provider was sent is estimated."""
+def lost_row(run: Run, settled: Report | None) -> RunRecord:
+    """The row that stands if this process dies before the run ends: what the provider was sent is estimated.
+
+    `settled` is of the calls that have ended by now.
+    """
     request, model = run.request, run.context.model
     tokens = estimated_prompt_tokens(request.messages)
     return RunRecord(
@@ -96,7 +99,7 @@ def lost_row(run: Run) -> RunRecord:
         message_count=len(request.messages),
         latency_s=None,
         time_to_first_token_s=None,
-        **lost_figures(model, tokens),
+        **lost_figures(model, tokens, settled),
     )
 
 

@@ -116,6 +116,8 @@ class RunContext:
     """What the run may search: the caller's project, checked. `None`: nothing."""
     passages: list[Passage] = field(default_factory=list)
     """What the run has retrieved so far, each passage once."""
+    before_next_call: Callable[[], None] = lambda: None
+    """Called before each call of a model but the first."""
     is_streamed: bool = True
     """The caller reads the answer as it comes, and not as a whole at its end."""
     warnings: dict[str, None] = field(default_factory=dict)

@@ -75,11 +75,17 @@ def record_figures(report: Report) -> dict[str, Any]:
     }
 
 
-def lost_figures(model: str, input_tokens: int | None) -> dict[str, Any]:
-    """The same of a run whose process died: what was sent, as an estimate; nothing else is known."""
+def lost_figures(model: str, input_tokens: int | None, settled: Report | None = None) -> dict[str, Any]:
+    """The same of a run whose process died: its settled calls, and what was sent with the one that was not.
+
+    That one is an estimate; nothing else of it is known, and so no sum but that of the tokens sent is.
+    """
+    lost = {"model": model, "input_tokens": input_tokens, "output_tokens": None, "status": "lost", "estimated": True}
+    calls = record_calls(settled) if settled is not None else ()
+    sent = [call["input_tokens"] for call in (*calls, lost)]
     figures = ("output_tokens", "audio_s", "cost_eur", "energy_kwh", "gwp_kgco2eq", "wcf_liters")
-    call = {"model": model, "input_tokens": input_tokens, "output_tokens": None, "status": "lost", "estimated": True}
-    return {**dict.fromkeys(figures), "input_tokens": input_tokens, "estimated": True, "calls": (call,)}
+    known = None if None in sent else sum(sent)
+    return {**dict.fromkeys(figures), "input_tokens": known, "estimated": True, "calls": (*calls, lost)}
 
 
 def _pricing(price: Price) -> dict[str, Any]:

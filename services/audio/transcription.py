@@ -38,7 +38,7 @@ from services.llm.failover import Plan
 SECONDS_PER_HOUR = 3_600
 MP3_BYTES_PER_S = 16_000
 """128 kbps: what the pieces are encoded with."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 PROBING_AT_ONCE = 2
 """Each is a process of its own, busy for a moment: more of them only wait for each other."""
 LEAVING = "the server is shutting down; send the recording again"

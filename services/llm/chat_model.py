@@ -19,7 +19,6 @@ from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langsmith.utils import tracing_is_enabled
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +26,7 @@ from services.llm.context import trim_messages
 from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
 from services.llm.providers.provider import Delta
 from services.llm.router import Plan, Request, Router
-from services.llm.structured_output import answer_tool, response_format, text_parser, tool_parser
+from services.llm.structured_output import answer_tool, formatted_tool, response_format, text_parser, tool_parser
 from services.run_context import RunContext, current_run, is_on_loop, on_the_loop_of_the_run
 
 NOSTREAM_TAG = "nostream"
@@ -203,7 +202,7 @@ class RouteurChatModel(BaseChatModel):
 
         `strict` goes into each function: its arguments then fit its schema to the word.
         """
-        formatted = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        formatted = [formatted_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None and tool_choice is not False:
             kwargs["tool_choice"] = _tool_choice(tool_choice, formatted)
         return self.bind(tools=formatted, **kwargs)
@@ -278,6 +277,8 @@ class RouteurChatModel(BaseChatModel):
         # A node that wants the whole message, for a caller who does not read along, need not be given a broken one.
         request = Request(messages, parameters, stop, held=is_whole and not (goes_out and run and run.is_streamed))
         if run is not None:
+            if run.calls:
+                run.before_next_call()
             request.credentials = run.credentials
             request.on_call = run.calls.append
             request.on_hop = run.hops.append

@@ -11,6 +11,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser
 from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from pydantic import BaseModel
 
@@ -38,7 +39,14 @@ def text_parser(schema: Schema) -> Parser:
 
 def answer_tool(schema: Schema, *, strict: bool | None) -> dict[str, Any]:
     """The tool that a model answers by calling, its arguments being the answer."""
-    formatted = convert_to_openai_tool(_titled(schema), strict=strict)
+    return formatted_tool(_titled(schema), strict=strict)
+
+
+def formatted_tool(tool: Any, *, strict: bool | None) -> dict[str, Any]:
+    """A tool as the wire takes it. A schema in its place gets a legal name; a tool keeps the one it is called by."""
+    formatted = convert_to_openai_tool(tool, strict=strict)
+    if isinstance(tool, BaseTool) or "function" not in formatted:
+        return formatted
     function = formatted["function"]
     return {**formatted, "function": {**function, "name": legal_name(function["name"])}}
 

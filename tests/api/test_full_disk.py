@@ -1,5 +1,6 @@
 """An upload that the disk has no room for: 507, and nothing else."""
 
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,11 +43,12 @@ async def test_a_disk_that_is_full_while_an_upload_is_written(
     assert "disk is full" in check_error(answer, 507, "storage_full")
 
 
-async def test_a_disk_that_is_full_before_an_upload_begins(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+async def test_a_disk_that_is_full_or_read_only_before_an_upload_begins(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def full(**_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(uploads.tempfile, "TemporaryFile", full)
     async with client:

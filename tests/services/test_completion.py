@@ -264,3 +264,28 @@ async def test_an_agent_that_survives_its_models_failure_succeeds():
         assert (text_of(events), failure_of(events)) == ("Nobody is there", None)
         assert [call.status for call in finish_of(events).report.calls] == ["failed"] * 3
         assert the_row(house).status == "succeeded"
+
+
+# What is left of a run whose process dies
+
+
+async def test_the_row_of_a_run_that_was_cut_off_keeps_its_settled_calls():
+    seen = []
+
+    def node(llm: RouteurChatModel) -> Any:
+        async def answer(state: Any) -> Any:
+            first = await llm.ainvoke("One?")
+            second = await llm.ainvoke("Two?")
+            return {"messages": [AIMessage(f"{first.text} {second.text}")]}
+
+        return answer
+
+    async with house_of([*say("1"), *finish(10, 2)], [*say("2"), *finish(20, 3)], agents=agent(node)) as (house, _):
+        async with asyncio.timeout(60):
+            async for _ in house.service.stream(ask("mine", "Hi")):
+                seen.extend(house.ledger.begun.values())
+        assert house.ledger.begun == {}
+    first, *_, last = seen
+    assert [(call["status"], call["input_tokens"]) for call in first.calls] == [("lost", 4)]
+    assert [(call["status"], call["input_tokens"]) for call in last.calls] == [("succeeded", 10), ("lost", 4)]
+    assert (last.input_tokens, last.output_tokens, last.cost_eur, last.estimated) == (14, None, None, True)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from services import ledger_intents
-from services.ledger_intents import IntentLog
+from services.ledger_intents import IntentLog, newest_of_each_run
 from tests.ledger_for_tests import a_record, files_in, opened, stored_ids, until, until_written
 from tests.postgres_for_tests import WAIT_S, Child, _made_cluster, data_dir, database_url, postgres, tmp_path
 
@@ -148,3 +148,9 @@ async def test_beginning_a_run_costs_microseconds(tmp_path: Path) -> None:
     child = await asyncio.to_thread(Child, COST, str(tmp_path))
     took_us = float(await asyncio.to_thread(child.finish))
     assert took_us < 20, took_us
+
+
+def test_of_a_dead_processs_rows_the_last_of_each_run_stands() -> None:
+    first, second = b'{"run_id":"%s","calls":1}\n' % (b"a" * 36), b'{"run_id":"%s","calls":1}\n' % (b"b" * 36)
+    later = b'{"run_id":"%s","calls":2}\n' % (b"a" * 36)
+    assert newest_of_each_run(first + second + later + b'{"run_id":"torn') == later + second

@@ -306,3 +306,10 @@ async def test_figures_of_usage_that_are_not_whole_are_none_for_a_node():
         assert (await llm.ainvoke(QUESTION)).usage_metadata is None
     assert (run.calls[0].usage.output_tokens, run.calls[0].estimated) == (2, True)
     assert run.calls[0].usage.input_tokens
+
+
+async def test_a_schema_in_the_place_of_a_tool_is_given_a_legal_name_and_a_tool_keeps_its_own():
+    async with model(BONJOUR) as (llm, _, provider):
+        await llm.bind_tools([STRANGE_SCHEMA, Strange, add]).ainvoke(QUESTION)
+        names = [sent["function"]["name"] for sent in provider.requests[0]["tools"]]
+    assert names == ["My_city_please", "Ma_ville_s_il_vous_plait", "add"]
