@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from services.local_models.progress import TerminalProgress
 from services.local_models.weights import fetch_weights, find_weights
 
 WORKER_ANSWERS_S = 60
+UMASK = 0o077
+"""What the server, its agents and libraries write is its user's alone."""
 LAST_RESORT_S = 5
 """After the grace period every run has been ended; what still holds a connection then is cut by the HTTP server."""
 
@@ -87,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(settings: Settings, parsed: argparse.Namespace) -> int:
+    os.umask(UMASK)
     catalogue = load_catalogue()
     reloading = _reloading(settings) if getattr(parsed, "reload", False) else {}
     # What does not hold is said before anything is fetched or bound.
@@ -137,6 +141,7 @@ def _reloading(settings: Settings) -> dict[str, Any]:
 
 
 def _work(settings: Settings, parsed: argparse.Namespace) -> int:
+    os.umask(UMASK)
     asyncio.run(parsed.work(settings))
     return 0
 

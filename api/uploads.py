@@ -16,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from core.private_files import make_private_folder
 from domain.errors import BadRequest, PayloadTooLarge, StorageFull, UnsupportedMedia
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _check_space(rules: UploadRules, declared: str | None) -> None:
 def _open(directory: Path) -> BinaryIO:
     """A file without a name: it goes with this process, however that ends."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_private_folder(directory)
         return tempfile.TemporaryFile(dir=directory)
     except OSError as error:
         if error.errno in _FULL:

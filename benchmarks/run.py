@@ -30,6 +30,7 @@ def main() -> None:
         sys.exit("two cores are needed: one for the server, one for the provider and the load")
     psutil.Process().cpu_affinity([LOAD_CORE])
     with tempfile.TemporaryDirectory(prefix="routeur-bench-") as folder:
+        Path(folder).chmod(0o711)  # Run as root, the embedded database's user passes through.
         rows = [*_measure(Path(folder)), *measure_threads(Path(folder)), *measure_local_start(Path(folder))]
         psutil.Process().cpu_affinity([])  # All cores again: documents are measured as a server has them.
         rows += measure_documents(Path(folder))

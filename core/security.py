@@ -13,6 +13,7 @@ from typing import Any
 import jwt
 
 from config.settings import MIN_SECRET_BYTES, Settings
+from core.private_files import make_data_folder
 from domain.errors import ConfigurationError, Unauthorized
 from domain.principals import Principal
 
@@ -170,7 +171,7 @@ def _secret_of_this_install(path: Path, needed: int) -> str:
 
 
 def _read_or_make_secret(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_data_folder(path.parent)
     candidate = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     descriptor = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
 from core.database import Database
+from core.private_files import open_private
 
 CHUNK_BYTES = 1_048_576
 
@@ -30,8 +31,8 @@ class StoredFiles:
             ordinal += 1
 
     async def write(self, database: Database, owner: UUID, path: Path) -> None:
-        """The stored bytes as a file at this path."""
-        with path.open("wb") as file:
+        """The stored bytes as a file at this path, which only this user can read."""
+        with open_private(path) as file:
             ordinal = 0
             while (content := await self._chunk(database, owner, ordinal)) is not None:
                 await asyncio.to_thread(file.write, content)

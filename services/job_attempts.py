@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from core.private_files import make_private_folder
 from domain.errors import (
     DatabaseUnavailable,
     ModelUnavailable,
@@ -45,9 +46,10 @@ def wait_before_next_s(tries: int, error: RouteurError | OSError, first_wait_s: 
 
 @contextlib.asynccontextmanager
 async def attempt_folder(directory: Path, name: str) -> AsyncGenerator[Path]:
-    """Where an attempt's copy of the bytes and what it makes of them lie. All of it goes at the end."""
+    """Where an attempt's copy of the bytes and what it makes of them lie, closed to others. It goes at the end."""
     folder = directory / name
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(make_private_folder, folder.parent)
+    await asyncio.to_thread(make_private_folder, folder)
     try:
         yield folder
     finally:

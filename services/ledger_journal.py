@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import orjson
 
+from core.private_files import make_private_folder
 from services.ledger_intents import IntentLog, newest_of_each_run
 
 BATCH_BYTES = 256_000  # About 400 rows: one statement of a few milliseconds.
@@ -96,7 +97,7 @@ class Journal:
         return sum(segment.size - segment.done_bytes for segment in self._segments)
 
     def open(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_folder(self._directory)
         owner = _create_owner(self._directory)
         intents = None
         try:

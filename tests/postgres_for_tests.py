@@ -34,6 +34,8 @@ def settings_for(data_dir: Path, database_url: str | None = None, **more: object
 def folder() -> Iterator[Path]:
     """Outside pytest's own, which each session of root closes to the system user, and which keeps 40 MB a cluster."""
     path = Path(tempfile.mkdtemp(prefix="routeur-"))
+    if os.geteuid() == 0:
+        path.chmod(0o711)  # Else a database here would have its place elsewhere.
     try:
         yield path
     finally:

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.private_files import make_private_folder, open_private
 from domain.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +52,11 @@ class ChildPlan:
 def start_child(plan: ChildPlan) -> "Child | None":
     """The process, started; `None` when another worker's already lives. A few milliseconds, once."""
     for folder in (plan.lock.parent, plan.log.parent):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
     lock = os.open(plan.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with plan.log.open("wb") as log:
+        with open_private(plan.log) as log:
             # The child inherits the locked file and so holds the lock for as long as it lives, whoever started it.
             # Its own session: Ctrl-C in the terminal is for the server, which then takes leave of it properly.
             process = subprocess.Popen(

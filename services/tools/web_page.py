@@ -8,6 +8,7 @@ from typing import Annotated
 
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 
+from core.private_files import open_private
 from core.safe_fetch import PUBLIC_INTERNET, Fetched, Network, fetch_public
 from domain.errors import FetchRefused
 from services.rag.extraction.extractor import ExtractionLimits, UnreadableDocument, extract_passages
@@ -47,12 +48,17 @@ def create_fetch_page(network: Network = PUBLIC_INTERNET) -> BaseTool:
     )
 
 
+def _write(path: Path, content: bytes) -> None:
+    with open_private(path) as file:
+        file.write(content)
+
+
 async def _text(fetched: Fetched) -> str:
     """The beginning of the text, read in a process of its own as every stranger's document is."""
     suffix = SUFFIXES[fetched.content_type]
     with tempfile.TemporaryDirectory(prefix="routeur-page-") as folder:
         path = Path(folder) / f"page.{suffix}"
-        await asyncio.to_thread(path.write_bytes, fetched.content)
+        await asyncio.to_thread(_write, path, fetched.content)
         passages: list[str] = []
         async with aclosing(extract_passages(path, path.name, LIMITS)) as parts:
             async for part in parts:

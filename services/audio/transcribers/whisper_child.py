@@ -218,6 +218,7 @@ def main() -> None:
     wanted.add_argument("parent", type=int)
     given = wanted.parse_args()
     os.nice(NICENESS)
+    os.umask(0o077)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     conversation = Conversation(sys.stdin.fileno(), _own_output(), given.parent)
