@@ -58,5 +58,9 @@ def needs_more_memory(limit_bytes: int) -> str:
     )
 
 
+def too_deep(limit: int) -> str:
+    return f"the document is nested deeper than the {limit:,} levels allowed: save it anew with less nesting"
+
+
 def too_much_text(limit_chars: int) -> str:
     return f"the document holds more than the {limit_chars:,} characters of text allowed: split it and send the parts"

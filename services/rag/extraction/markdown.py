@@ -8,11 +8,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from domain.documents import Block, BlockKind
-from services.rag.extraction.contract import ExtractionLimits, Reading
+from services.rag.extraction.contract import ExtractionLimits, Reading, UnreadableDocument, too_deep
 from services.rag.extraction.text import lines_of, one_line, read_text, row_of
 
 SLICE_CHARS = 65_536
 """Parsed at once: tokens take some fifty times their text in memory."""
+MAX_BRACKETS = 1_000
 MAX_NESTING = 60
 """markdown-it drops what is nested deeper than its own limit; we unwrap such lines first."""
 
@@ -21,7 +22,8 @@ _FRONT_MATTER = re.compile(r"---\n(.*?)\n(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 _OPENS_A_BLOCK = re.compile(r"#{1,6}\s|[^\s>*+\-\d|`~<]")
 _TOO_DEEP = re.compile(r"^(?:[ \t]*(?:>|[-*+][ \t]|\d{1,9}[.)][ \t])){20,}[ \t]*", re.MULTILINE)
-_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_BRACKET = re.compile(r"\\.|[\[\]()]|\n[ \t]*\n", re.DOTALL)
 
 
 def read(path: Path, limits: ExtractionLimits) -> Reading:
@@ -43,8 +45,36 @@ def _after(first: Block, rest: Iterator[Block]) -> Iterator[Block]:
 
 def markdown_blocks(text: str) -> Iterator[Block]:
     parser = MarkdownIt("commonmark", {"maxNesting": MAX_NESTING}).enable(["table", "strikethrough"])
+    _check_brackets(text)
     for piece in _slices(_TOO_DEEP.sub("", text)):
         yield from _top_level(parser.parse(piece))
+
+
+def _check_brackets(text: str) -> None:
+    """Of links within a paragraph: for each that is open, markdown-it looks for its end."""
+    if text.count("[") + text.count("(") <= MAX_BRACKETS:
+        return
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        mark = found[0]
+        if mark in "[(":
+            depth += 1
+            if depth > MAX_BRACKETS:
+                raise UnreadableDocument(too_deep(MAX_BRACKETS))
+        elif mark in "])":
+            depth = max(0, depth - 1)
+        elif mark[0] == "\n":
+            depth = 0
+
+
+def _without_tags(html: str) -> str:
+    kept: list[str] = []
+    at = 0
+    while (begin := html.find("<!--", at)) >= 0 and (end := html.find("-->", begin)) >= 0:
+        kept.append(html[at:begin])
+        at = end + 3
+    kept.append(html[at:])
+    return _TAG.sub("", "".join(kept))
 
 
 def _slices(text: str) -> Iterator[str]:
@@ -101,7 +131,7 @@ def _leaf(token: Token) -> Iterator[Block]:
     if token.type in ("fence", "code_block"):
         yield from _block("code", token.content.strip("\n"))
     elif token.type == "html_block":
-        yield from _block("paragraph", lines_of(_TAG.sub("", token.content)))
+        yield from _block("paragraph", lines_of(_without_tags(token.content)))
 
 
 def _block(kind: BlockKind, text: str, level: int | None = None) -> Iterator[Block]:
@@ -122,7 +152,7 @@ def _items(tokens: Sequence[Token]) -> Iterator[str]:
             case "list_item_open":
                 mark = f"{token.info}{token.markup} " if lists[-1] == "ordered_list_open" else "- "
             case "inline" | "fence" | "code_block" | "html_block":
-                text = _inline([token]) if token.type == "inline" else lines_of(_TAG.sub("", token.content))
+                text = _inline([token]) if token.type == "inline" else lines_of(_without_tags(token.content))
                 if text:
                     yield "  " * (len(lists) - 1) + mark + text
                     mark = ""

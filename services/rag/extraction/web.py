@@ -1,13 +1,20 @@
 """HTML: the page's content with its headings, lists and tables, without scripts, navigation and other chrome."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from domain.documents import Block
-from services.rag.extraction.contract import ExtractionLimits, Reading, UnreadableDocument, too_much_text
+from services.rag.extraction.contract import (
+    ExtractionLimits,
+    Reading,
+    UnreadableDocument,
+    too_deep,
+    too_much_text,
+)
 from services.rag.extraction.text import MAX_BYTES_A_CHAR, decode, one_line
 from services.rag.extraction.web_blocks import PageBlocks
 
@@ -21,13 +28,26 @@ _CHROME = (
     "nav, aside, [role=navigation], [role=banner], [role=contentinfo], [role=search], [hidden], [aria-hidden=true]",
     "body > header, body > footer, body > div > header, body > div > footer",
 )
+MAX_NESTING = 6_000
+"""Elements in each other: browsers stop at 512, and pages that forget to close some have thousands."""
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_UNCLOSED = frozenset(
+    re.findall(
+        r"\w+",
+        "area base body br col colgroup dd dt embed head hr html img input li link meta option p param rp rt source "
+        "tbody td tfoot th thead tr track wbr",
+    )
+)
+"""Void elements, and those whose end may be left out (HTML Standard): the next one closes them."""
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]{2,40})", re.IGNORECASE)
 
 
 def read(path: Path, limits: ExtractionLimits) -> Reading:
     if path.stat().st_size > limits.max_text_chars * MAX_BYTES_A_CHAR:
         raise UnreadableDocument(too_much_text(limits.max_text_chars))
-    page = LexborHTMLParser(_decoded(path.read_bytes()))
+    text = _decoded(path.read_bytes())
+    _check_nesting(text)
+    page = LexborHTMLParser(text)
     return Reading(_blocks(page), title=_title(page))
 
 
@@ -43,6 +63,26 @@ def _decoded(content: bytes) -> str:
             return content.decode("cp1252" if "8859-1" in name else name, errors="replace") if name else decode(content)
         except LookupError:
             return decode(content)
+
+
+def _check_nesting(page: str) -> None:
+    """Before it is parsed: for each block that begins, the parser looks through all that are open."""
+    if page.count("<") <= MAX_NESTING:
+        return
+    waiting: Counter[str] = Counter()
+    depth = 0
+    for found in _TAG.finditer(page):
+        name = found[2].lower()
+        if name in _UNCLOSED:
+            continue
+        if not found[1]:
+            waiting[name] += 1
+            depth += 1
+        elif waiting[name]:
+            waiting[name] -= 1
+            depth -= 1
+        if depth > MAX_NESTING:
+            raise UnreadableDocument(too_deep(MAX_NESTING))
 
 
 def _title(page: LexborHTMLParser) -> str | None:

@@ -246,6 +246,36 @@ async def test_xml_nested_too_deep_is_refused(tmp_path: Path) -> None:
     assert "damaged" in await reason_of(path)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "opening", "closing"),
+    [
+        ("html", "<div>", "</div>"),
+        ("html", "<div>", ""),
+        ("html", "<DIV class=a>x", ""),
+        ("html", "<ul><li>x", ""),
+        ("html", "<blockquote><p>", "</blockquote>"),
+        ("html", "<table><tr><td>", ""),
+        ("html", "<div></span></p>", ""),
+        ("html", "<my-element>", ""),
+        ("md", "[", "]"),
+        ("md", "![", "](a)"),
+        ("md", "[a](", ")"),
+    ],
+)
+async def test_what_is_nested_100_000_deep_is_refused_at_once_and_by_name(
+    tmp_path: Path, suffix: str, opening: str, closing: str
+) -> None:
+    path = file(tmp_path / f"a.{suffix}", f"# a\n\n{opening * 100_000}au fond{closing * 100_000}".encode())
+    assert "nested deeper than the" in await reason_of(path, ExtractionLimits(timeout_s=10))
+
+
+async def test_a_comment_that_is_opened_again_and_again_is_read(tmp_path: Path) -> None:
+    path = file(tmp_path / "a.md", b"<!-- seen by no reader --> avant\n\n" + b"<!--" * 100_000)
+    said = "".join(passage.text for passage in await passages_of(path, ExtractionLimits(timeout_s=10)))
+    assert "avant" in said
+    assert "seen by" not in said
+
+
 async def test_a_pdf_bomb_needs_more_memory_than_allowed(tmp_path: Path) -> None:
     path = bomb_pdf(tmp_path / "a.pdf", 400 << 20)
     assert path.stat().st_size < 4 << 20
