@@ -90,6 +90,10 @@ def upload_limit(settings: Settings) -> BodyLimit:
         400: error_example("bad_request", "file: it is missing; send the document as the multipart field 'file'"),
         413: error_example("payload_too_large", "the body is larger than 104923136 bytes (MAX_UPLOAD_MB_DOCUMENTS)"),
         415: error_example("unsupported_media_type", "file: 'notes.odt' cannot be read; send one of .csv, .docx, …"),
+        429: error_example(
+            "too_many_jobs",
+            "200 of your documents are not finished, and 200 may be (DOCUMENTS_PER_CALLER): wait for one to end, …",
+        ),
         507: error_example("storage_full", "the server's disk is full: the file was not stored"),
     },
     openapi_extra=_UPLOAD_BODY,
@@ -102,6 +106,7 @@ async def send_document(project_id: str, request: Request, services: CurrentServ
     """
     library = services.library
     await library.projects.check_upload(caller.principal, project_id)
+    await library.documents.check_room(caller.principal)
     max_bytes = services.settings.max_upload_mb_documents * BYTES_PER_MB
     rules = UploadRules(library.files, max_bytes, SETTING, check_name=lambda name: media_type_of(title_of(name)))
     async with received_file(request, rules) as received:

@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     embedding_model: str = "use-multilingual-v3"
     max_upload_mb_documents: int = Field(default=100, gt=0)
     max_document_pages: int = Field(default=2_000, gt=0)
+    # Unfinished ones; a further upload is 429.
+    documents_per_caller: int = Field(default=200, ge=1)
     job_worker: Literal["embedded", "none"] = "embedded"
     job_concurrency: int = Field(default=1, ge=1)
 

@@ -22,7 +22,19 @@ from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 
 from core.database import Database
+from core.job_turns import (
+    SMALL_PLACES,
+    SMALL_PRIORITY,
+    RetryLater,
+    TurnOver,
+    Turns,
+    begin_turn,
+    name_owner,
+    turn_is_over,
+)
 from domain.errors import DatabaseUnavailable
+
+__all__ = ["Jobs", "RetryLater", "TakenAway", "TurnOver", "Work", "turn_is_over"]
 
 logger = logging.getLogger("routeur.jobs")
 
@@ -44,7 +56,7 @@ STOP_S = 10.0
 
 _DEFER = """
     SELECT unnest(procrastinate_defer_jobs_v1(ARRAY[
-        ROW(%s, %s, 0, NULL, NULL, %s::jsonb, NULL)::procrastinate_job_to_defer_v1
+        ROW(%s, %s, %s, NULL, %s, %s::jsonb, NULL)::procrastinate_job_to_defer_v1
     ])) AS id
 """
 # The update tells the worker that has it to stop, when the transaction commits; by then the row is gone.
@@ -74,16 +86,11 @@ class TakenAway(Exception):
     """What a job works on was deleted, or another worker has it: there is nothing more to do here."""
 
 
-class RetryLater(Exception):
-    """Raised by a job's work: what hindered it may pass. It is begun again after so many seconds."""
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(f"again in {wait_s:g} s")
-        self.wait_s = wait_s
-
-
 class Jobs:
-    """The queue, and this process's worker on it. The worker outlives the database's absences."""
+    """The queue, and this process's worker on it. The worker outlives the database's absences.
+
+    `concurrency` jobs at once, and one more if it is small.
+    """
 
     def __init__(self, database: Database, *, concurrency: int = 1) -> None:
         self._database = database
@@ -98,10 +105,16 @@ class Jobs:
         """What does the jobs of this name. Before `start`."""
         self._works[name] = work
 
-    async def defer(self, connection: AsyncConnection[Any], name: str, /, **arguments: str) -> int:
-        """Put a job into the queue, in the transaction of the caller. Its id there."""
+    async def defer(
+        self, connection: AsyncConnection[Any], name: str, /, owner: str = "", *, small: bool = False, **arguments: str
+    ) -> int:
+        """Put a job into the queue, in the transaction of the caller. Its id there.
+
+        Owners take turns; a small job waits for no large one, even of its own owner.
+        """
         cursor = connection.cursor(row_factory=dict_row)
-        await cursor.execute(_DEFER, (name, name, json.dumps(arguments)))
+        priority = SMALL_PRIORITY if small else 0
+        await cursor.execute(_DEFER, (name, name, priority, name_owner(owner), json.dumps(arguments)))
         row = await cursor.fetchone()
         if row is None:
             raise RuntimeError("procrastinate gave no id")
@@ -155,7 +168,7 @@ class Jobs:
             conninfo=self._database.uri,
             kwargs=options,
             min_size=1,
-            max_size=self._concurrency + 2,
+            max_size=self._concurrency + SMALL_PLACES + 2,
             timeout=POOL_WAIT_S,
             # As for the house's own pool: its retries slow down up to minutes.
             reconnect_timeout=2.0,
@@ -171,13 +184,14 @@ class Jobs:
 
     async def _work(self, connector: PsycopgConnector, presence: AsyncConnection[DictRow]) -> None:
         app = App(connector=connector)
-        app.job_manager = _Manager(connector, presence, self._begin_anew)
+        turns = Turns(connector, self._concurrency)
+        app.job_manager = _Manager(connector, presence, self._begin_anew, turns)
         for name, work in self._works.items():
-            app.task(name=name, retry=_Retries(), pass_context=True)(self._performing(name, work))
+            app.task(name=name, retry=_Retries(), pass_context=True)(self._performing(name, work, turns))
         self._worker = worker = Worker(
             app,
             queues=list(self._works),  # No others: during an upgrade, a newer server defers jobs that we do not know.
-            concurrency=self._concurrency,
+            concurrency=self._concurrency + SMALL_PLACES,
             fetch_job_polling_interval=LOOK_S,
             shutdown_graceful_timeout=0,
             install_signal_handlers=False,
@@ -191,7 +205,7 @@ class Jobs:
             look.cancel()
             await asyncio.gather(look, return_exceptions=True)
 
-    def _performing(self, name: str, work: Work) -> Work:
+    def _performing(self, name: str, work: Work, turns: Turns) -> Work:
         """The work, with its last words: the end of a job is nobody else's to tell."""
 
         async def perform(context: JobContext, **arguments: str) -> None:
@@ -200,7 +214,8 @@ class Jobs:
                 self._going[job] = task
                 task.add_done_callback(lambda _: self._going.pop(job, None))
             try:
-                await work(**arguments)
+                with begin_turn(turns, context.job):
+                    await work(**arguments)
             except RetryLater:
                 raise
             except (DatabaseUnavailable, psycopg.OperationalError) as error:
@@ -238,12 +253,18 @@ class _Manager(JobManager):
     """Marks the worker as living, misses no announcement, and lets no worker end a job that is not its own any more."""
 
     def __init__(
-        self, connector: PsycopgConnector, presence: AsyncConnection[DictRow], lose: Callable[[], None]
+        self,
+        connector: PsycopgConnector,
+        presence: AsyncConnection[DictRow],
+        lose: Callable[[], None],
+        turns: Turns,
     ) -> None:
         super().__init__(connector)
         self._presence = presence
         self._lose = lose
+        self._turns = turns
         self._heard = 0
+        self._on_notification: NotificationCallback | None = None
 
     async def listen_for_jobs(
         self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
@@ -252,6 +273,7 @@ class _Manager(JobManager):
             self._heard += 1
             await on_notification(channel=channel, notification=notification)
 
+        self._on_notification = hear
         await super().listen_for_jobs(on_notification=hear, queues=queues)
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
@@ -262,7 +284,7 @@ class _Manager(JobManager):
         """
         while True:
             heard = self._heard
-            job = await super().fetch_job(queues=queues, worker_id=worker_id)
+            job = await self._turns.take_next(list(queues or ()), worker_id)
             if job is not None or self._heard == heard:
                 return job
 
@@ -291,6 +313,11 @@ class _Manager(JobManager):
             await self.connector.execute_query_async(query, id=job.id, worker=job.worker_id, **more)
         except ConnectorException:
             self._lose()
+        self._turns.give_back(job)
+        if self._on_notification is not None and job.id is not None:
+            # What had no place may have one now: procrastinate would look for it at its next look only.
+            notice: Notification = {"type": "job_inserted", "job_id": job.id}
+            await self._on_notification(channel="", notification=notice)
 
 
 class _Retries(BaseRetryStrategy):

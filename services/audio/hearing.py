@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from core.jobs import TurnOver, turn_is_over
 from domain.audio import AudioPiece, CutPlan, Segment
 from domain.errors import RouteurError
 from domain.runs import Hop
@@ -64,7 +65,10 @@ class Ears:
     on_call: Callable[[Call], None]
 
     async def hear_all(self, cut: Cut, whole: CutPlan, done: Sequence[HeardPiece], on_piece: OnPiece) -> None:
-        """Hear what is not in `done`; `on_piece` is awaited for each piece as it is heard. Raises `PieceFailed`."""
+        """Hear what is not in `done`; `on_piece` is awaited for each piece as it is heard. Raises `PieceFailed`.
+
+        As a job, it raises `TurnOver` between two pieces while others wait.
+        """
         if self.listening.context == "parallel":
             await self._in_parallel(cut, whole, done, on_piece)
         else:
@@ -81,10 +85,13 @@ class Ears:
                 said = join(heard, duration_s=piece.start_s).text if heard else ""
                 heard.append(await self._hear(piece, rolling_prompt(self.listening.prompt, said)))
                 await on_piece(heard[-1])
+                if await turn_is_over():
+                    raise TurnOver
 
     async def _in_parallel(self, cut: Cut, whole: CutPlan, done: Sequence[HeardPiece], on_piece: OnPiece) -> None:
         known = {piece.ordinal for piece in done}
         free = asyncio.Semaphore(self.listening.parallel)
+        is_over = False
 
         async def hear(piece: AudioPiece) -> None:
             try:
@@ -100,10 +107,14 @@ class Ears:
                         await _remove(piece.path)
                         continue
                     hearing.create_task(hear(piece), name=f"piece {piece.ordinal}")
-                    # The next piece is cut when somebody is free to hear it.
+                    # The next piece is cut when there is a place to hear it.
                     await free.acquire()
+                    if is_over := await turn_is_over():
+                        break  # What is being heard is paid for: it is waited for, and stored.
         except BaseExceptionGroup as group:
             raise _first(group) from group
+        if is_over:
+            raise TurnOver
 
     async def _hear(self, piece: AudioPiece, prompt: str | None) -> HeardPiece:
         """The piece as text, its times counted from the recording's beginning. Its file goes, whatever comes."""

@@ -125,7 +125,7 @@ class TranscriptionJobs:
                 },
             )
             await FILES.store(connection, row["job_id"], sent.file)
-            queued = await self._jobs.defer(connection, JOB, job_id=str(row["job_id"]))
+            queued = await self._jobs.defer(connection, JOB, principal.subject, job_id=str(row["job_id"]))
             await connection.execute(
                 "UPDATE transcription_jobs SET queue_job = %s WHERE job_id = %s", (queued, row["job_id"])
             )

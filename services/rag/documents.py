@@ -12,7 +12,7 @@ from psycopg.rows import DictRow
 from core.database import Database
 from core.jobs import Jobs
 from domain.documents import Document
-from domain.errors import NotFound
+from domain.errors import NotFound, TooManyJobs
 from domain.principals import Principal
 from services.accounting.totals import as_calls
 from services.embeddings.runs import EmbeddingRuns, EmbeddingsDone
@@ -23,6 +23,9 @@ from services.rag.projects import check_allowed, check_project_id, claim_project
 from services.rag.uploads import Upload
 
 logger = logging.getLogger("routeur.documents")
+
+SMALL_BYTES = 131_072
+"""Such a document waits for no larger one. Reading it may take 24 s, so that small ones delay each other little."""
 
 # `project` is the id that the owner uses, `key` the server's.
 _FIELDS = ", ".join(
@@ -47,6 +50,12 @@ _TRY_AGAIN = f"""
         attempts = 0, usage = '[]', finished_at = NULL, claim = NULL
     WHERE document_id = %(document)s RETURNING {_FIELDS}
 """  # noqa: S608  # nosec B608 - constants of ours
+# One caller's at a time, until the transaction ends: two at once could both find the last free place.
+_LOCK_CALLER = "SELECT pg_advisory_xact_lock(hashtextextended(%(owner)s, 7))"
+_UNFINISHED = """
+    SELECT count(*) AS total FROM documents JOIN projects USING (project_id)
+    WHERE owner = %(owner)s AND status IN ('queued', 'running') AND document_id IS DISTINCT FROM %(but)s::uuid
+"""
 _COUNT = """
     SELECT count(documents.document_id) AS total FROM projects LEFT JOIN documents USING (project_id)
     WHERE owner = %(owner)s AND coalesce(projects.name, projects.project_id) = %(project)s
@@ -83,18 +92,32 @@ class Documents:
     """An upload is stored with its job in one transaction: there is no document without somebody to work on it."""
 
     def __init__(
-        self, database: Database, jobs: Jobs, embeddings: EmbeddingService, runs: EmbeddingRuns, *, embedding_model: str
+        self,
+        database: Database,
+        jobs: Jobs,
+        embeddings: EmbeddingService,
+        runs: EmbeddingRuns,
+        *,
+        embedding_model: str,
+        most_unfinished: int = 200,
     ) -> None:
         self._database = database
         self._jobs = jobs
         self._embeddings = embeddings
         self._runs = runs
         self._embedding_model = embedding_model
+        self._most_unfinished = most_unfinished
+
+    async def check_room(self, principal: Principal) -> None:
+        """Raises `TooManyJobs` before megabytes are read for nothing."""
+        async with self._database.connection() as connection:
+            await self._check_room(connection, principal)
 
     async def add(self, upload: Upload, principal: Principal, project_id: str, request_id: str) -> Accepted:
         """Store an upload and queue the work on it. The same bytes are recognised; of a failure, tried again.
 
-        Raises `ModelUnavailable` when nothing can embed for the project.
+        Raises `TooManyJobs` when the caller has as many unfinished as it may, `ModelUnavailable` when nothing can embed
+        for the project.
         """
         check_project_id(project_id)
         asked = {
@@ -121,18 +144,33 @@ class Documents:
             if row is None:
                 # The same bytes were stored a moment ago by another request, which we have waited for.
                 return Accepted(_document(await _one_or_raise(connection, _SAME_BYTES, asked)), is_new=False)
-            await self._store(connection, row, upload)
+            await self._store(connection, row, upload, principal)
         return Accepted(_document(row), is_new=True)
 
     def _choose_model(self) -> str:
         """For a project that begins: from then on, whatever the setting says later."""
         return self._embeddings.resolve(self._embedding_model).id
 
-    async def _store(self, connection: AsyncConnection[DictRow], row: DictRow, upload: Upload) -> None:
+    async def _store(
+        self, connection: AsyncConnection[DictRow], row: DictRow, upload: Upload, principal: Principal
+    ) -> None:
         document_id, job_id = row["document_id"], row["job_id"]
         await FILES.store(connection, document_id, upload.file)
-        job = await self._jobs.defer(connection, JOB, document_id=str(document_id), job_id=str(job_id))
+        await connection.execute(_LOCK_CALLER, {"owner": principal.owner})
+        await self._check_room(connection, principal, but=document_id)
+        arguments = {"document_id": str(document_id), "job_id": str(job_id)}
+        small = upload.size_bytes <= SMALL_BYTES
+        job = await self._jobs.defer(connection, JOB, principal.owner, small=small, **arguments)
         await connection.execute("UPDATE documents SET queue_job = %s WHERE document_id = %s", (job, document_id))
+
+    async def _check_room(
+        self, connection: AsyncConnection[DictRow], principal: Principal, but: UUID | None = None
+    ) -> None:
+        counted = await _one(connection, _UNFINISHED, {"owner": principal.owner, "but": but})
+        unfinished = 0 if counted is None else int(counted["total"])
+        if unfinished >= self._most_unfinished:
+            problem = f"{unfinished} of your documents are not finished, and {self._most_unfinished} may be"
+            raise TooManyJobs(f"{problem} (DOCUMENTS_PER_CALLER): wait for one to end, or delete one")
 
     async def find(
         self, principal: Principal, project_id: str, *, limit: int, offset: int

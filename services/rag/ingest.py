@@ -7,12 +7,12 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
 from core.database import storable
-from core.jobs import RetryLater, TakenAway
+from core.jobs import RetryLater, TakenAway, TurnOver, turn_is_over
 from domain.documents import PassageDraft
 from domain.errors import DatabaseUnavailable, RouteurError
 from domain.runs import RunStatus
@@ -30,6 +30,9 @@ JOB = "ingest_document"
 BATCH = 8
 """Passages embedded and stored at once: on this machine 60 ms of work, for which a question waits at most."""
 ALMOST = 99.0
+TIME_S = 20.0
+TIME_A_MB_S = 30.0
+"""How long reading a file may take grows with its size, up to the limit of any file."""
 
 Extract = Callable[[Path, str, ExtractionLimits], AsyncGenerator[ExtractedPart]]
 
@@ -76,6 +79,9 @@ class Ingest:
         try:
             await self._attempt(attempt)
             status = "succeeded"
+        except TurnOver:
+            logger.info("document put back for others", extra={"document_id": document_id, "stored": attempt.stored})
+            raise
         except TakenAway:
             logger.info("a document was taken away", extra={"document_id": document_id})
         except UnreadableDocument as error:
@@ -97,7 +103,8 @@ class Ingest:
         async with attempt_folder(self._directory, f"{taken.document_id}-{taken.claim}") as folder:
             path = folder / "document"
             await self._store.write_file(taken.document_id, path)
-            async with aclosing(self._extract(path, taken.title, self._limits)) as parts:
+            limits = replace(self._limits, timeout_s=time_limit_s(taken.size_bytes, self._limits.timeout_s))
+            async with aclosing(self._extract(path, taken.title, limits)) as parts:
                 async for part in parts:
                     await self._take_in(attempt, part)
         if attempt.batch:
@@ -116,6 +123,8 @@ class Ingest:
             attempt.batch.append(passage)
             if len(attempt.batch) == BATCH:
                 await self._flush(attempt, _percent(part, passage, attempt.taken))
+                if await turn_is_over():
+                    raise TurnOver
 
     async def _flush(self, attempt: _Attempt, percent: float) -> None:
         """Embed and store what waits."""
@@ -167,6 +176,10 @@ class Ingest:
         """Calls that brought nothing which was kept: a row of their own, for they are in no document's account."""
         if attempt.calls:
             self._runs.record(_row(attempt.taken, attempt.calls, texts=0), status)
+
+
+def time_limit_s(size_bytes: int, most_s: float) -> float:
+    return min(most_s, TIME_S + TIME_A_MB_S * size_bytes / 1_000_000)
 
 
 def _row(taken: Taken, calls: list[Call], *, texts: int) -> EmbeddingsDone:

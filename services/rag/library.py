@@ -54,7 +54,14 @@ def create_library(
     jobs.register(JOB, ingest.perform)
     return Library(
         projects=Projects(database),
-        documents=Documents(database, jobs, embeddings, runs, embedding_model=settings.embedding_model),
+        documents=Documents(
+            database,
+            jobs,
+            embeddings,
+            runs,
+            embedding_model=settings.embedding_model,
+            most_unfinished=settings.documents_per_caller,
+        ),
         retriever=retriever,
         searches=SearchRuns(retriever, runs),
         jobs=jobs,

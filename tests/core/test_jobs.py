@@ -8,11 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from procrastinate.manager import JobManager
 from procrastinate.worker import Worker
 
 from core import jobs as jobs_module
 from core.database import Database
+from core.job_turns import Turns
 from core.jobs import Jobs, RetryLater
 from core.migration import migrate
 from domain.errors import DatabaseUnavailable
@@ -24,6 +24,7 @@ import asyncio, sys
 from pathlib import Path
 from config.settings import Settings
 from core.database import Database
+from core.job_turns import Turns
 from core.jobs import Jobs
 
 async def work(name):
@@ -110,12 +111,12 @@ async def test_a_job_that_is_announced_while_the_worker_looks_in_vain_is_begun_a
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs_module, "LOOK_S", 1_000)
-    look, hear = JobManager.fetch_job, Worker._handle_notification
+    look, hear = Turns.take_next, Worker._handle_notification
     looked_in_vain, heard = asyncio.Event(), asyncio.Event()
     done: list[str] = []
 
-    async def slow_look(manager: JobManager, queues: Any, worker_id: int) -> Any:
-        job = await look(manager, queues=queues, worker_id=worker_id)
+    async def slow_look(turns: Turns, queues: Any, worker: int) -> Any:
+        job = await look(turns, queues, worker)
         if job is None and done == ["first"] and not looked_in_vain.is_set():
             looked_in_vain.set()
             await asyncio.wait_for(heard.wait(), WAIT_S)
@@ -129,7 +130,7 @@ async def test_a_job_that_is_announced_while_the_worker_looks_in_vain_is_begun_a
     async def work(name: str) -> None:
         done.append(name)
 
-    monkeypatch.setattr(JobManager, "fetch_job", slow_look)
+    monkeypatch.setattr(Turns, "take_next", slow_look)
     monkeypatch.setattr(Worker, "_handle_notification", telling)
     async with opened(tmp_path, database_url) as (database, jobs):
         jobs.register("work", work)

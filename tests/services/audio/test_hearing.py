@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from core.jobs import TurnOver, turn_is_over
 from domain.audio import AudioPiece, CutPlan, Heard, Segment
 from domain.errors import BadRequest, ProviderRefused
 from domain.transcripts import HeardPiece, join
 from domain.usage import Call
+from services.audio import hearing as hearing_module
 from services.audio.hearing import Ears, Listening, PieceFailed
 from services.audio.router import TranscriptionRouter
 from services.audio.transcribers.transcriber import TranscriptionCall
@@ -136,6 +138,24 @@ async def test_pieces_at_once_are_as_many_as_allowed_and_no_more_are_cut(recordi
     assert listener.most_open == 3
     assert {prompt for _, prompt in listener.asked} == {None}
     assert recording.left() == []
+
+
+@pytest.mark.parametrize("context", ["chained", "parallel"])
+async def test_a_job_gives_way_between_pieces_and_every_piece_that_was_begun_is_kept(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch, context: str
+) -> None:
+    async def others_wait() -> bool:
+        return len(recording.made) >= 3
+
+    monkeypatch.setattr(hearing_module, "turn_is_over", others_wait)
+    listener, heard = Listener(), Outcome()
+    with pytest.raises(TurnOver):
+        await hear(recording, listener, heard=heard, context=context, parallel=2)
+    assert sorted(piece.ordinal for piece in heard.pieces) == [0, 1, 2]
+    assert recording.left() == []
+    monkeypatch.setattr(hearing_module, "turn_is_over", turn_is_over)
+    await hear(recording, listener, done=tuple(heard.pieces), heard=heard, context=context, parallel=2)
+    assert sorted(number for number, _ in listener.asked) == list(range(6)), "none is paid for twice"
 
 
 async def test_times_count_from_the_beginning_and_end_with_their_piece(recording: Recording) -> None:

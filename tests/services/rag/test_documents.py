@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from core.stored_files import CHUNK_BYTES
-from domain.errors import DatabaseUnavailable, ModelUnavailable, NotFound, StorageFull
+from domain.errors import DatabaseUnavailable, ModelUnavailable, NotFound, StorageFull, TooManyJobs
 from services.rag.uploads import Upload
 from tests.projects_for_tests import ALICE, BOB, MODEL, House, WordEmbedder, nowhere, open_projects
 
@@ -58,6 +58,29 @@ async def test_the_same_bytes_sent_ten_times_at_once_are_one_document(house: Hou
     assert len({each.document.document_id for each in accepted}) == 1
     assert sum(each.is_new for each in accepted) == 1
     assert len(house.rows("SELECT * FROM procrastinate_jobs")) == 1
+
+
+async def test_a_caller_has_so_many_unfinished_documents_and_no_more(house: House) -> None:
+    house.documents._most_unfinished = 2
+    first = (await house.add("p", "one")).document
+    await house.add("q", "two")
+    with pytest.raises(TooManyJobs, match="DOCUMENTS_PER_CALLER"):
+        await house.add("p", "three")
+    with pytest.raises(TooManyJobs):
+        await house.documents.check_room(ALICE)
+    assert len(house.rows("SELECT * FROM documents")) == 2, "nothing of what was refused is left"
+    assert not (await house.add("p", "one")).is_new, "what is there already is recognised"
+    await house.add("b", "of another caller", principal=BOB)
+    await house.ingest.perform(str(first.document_id), str(first.job_id))
+    await house.add("p", "three")
+
+
+async def test_of_many_sent_at_once_no_more_are_taken_than_may_be(house: House) -> None:
+    house.documents._most_unfinished = 3
+    sent = [house.add(f"p{number}", f"text {number}") for number in range(8)]
+    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    assert sum(isinstance(outcome, TooManyJobs) for outcome in outcomes) == 5
+    assert len(house.rows("SELECT * FROM documents")) == 3
 
 
 async def test_what_failed_is_tried_again_under_the_same_id(house: House) -> None:

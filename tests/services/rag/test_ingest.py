@@ -2,20 +2,25 @@
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
+from core import job_turns
 from core.jobs import RetryLater, TakenAway
 from domain.documents import Document
 from domain.errors import BadRequest, ModelUnavailable, ProviderRefused, ProviderUnreachable
 from services.job_attempts import MAX_ATTEMPTS, remove_left_files
-from services.rag.ingest import BATCH
+from services.rag.documents import SMALL_BYTES
+from services.rag.extraction.extractor import ExtractedPart, ExtractionLimits
+from services.rag.ingest import BATCH, time_limit_s
 from services.rag.ingest_store import IngestStore
 from tests.house_for_tests import until
-from tests.projects_for_tests import ALICE, House, nowhere
+from tests.projects_for_tests import ALICE, BOB, House, lines_of, nowhere
 
 LINES = [f"ligne numéro {number} du document" for number in range(5 * BATCH + 3)]
 TEXT = "\n".join(LINES)
@@ -43,6 +48,62 @@ async def test_a_document_becomes_passages_in_order_and_its_bytes_go(house: Hous
     assert document.finished_at is not None
     assert house.rows("SELECT * FROM document_files") == []
     assert list(house.ingest._directory.iterdir()) == []
+
+
+async def test_a_document_gives_way_to_those_of_others_and_goes_on_after_what_is_stored(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(job_turns, "_clock", lambda: float(next(ticks)))
+    monkeypatch.setattr(job_turns, "TURN_S", 0)
+    long = (await house.add("p", TEXT * 120)).document
+    empty = f"\n{' ' * 1_000}" * (SMALL_BYTES // 1_000)
+    lines = [f"one line, number {number}{empty}" for number in range(2)]
+    others = [(await house.add("b", line, principal=BOB)).document for line in lines]
+    house.jobs.start()
+    done = await house.until("p", long.document_id, "succeeded")
+    assert done.passages == len((TEXT * 120).splitlines())
+    finished = house.rows("SELECT document_id, status FROM documents ORDER BY finished_at")
+    assert [row["error"] for row in house.rows("SELECT error FROM documents")] == [None] * 3
+    assert [row["document_id"] for row in finished] == [*(other.document_id for other in others), long.document_id]
+    assert len(house.embedder.texts) == done.passages + 2, "no passage is embedded twice"
+
+
+async def test_a_line_does_not_wait_for_a_file_that_hangs_its_reader(house: House) -> None:
+    hangs = asyncio.Event()
+
+    async def extract(path: Path, filename: str, limits: ExtractionLimits) -> AsyncGenerator[ExtractedPart]:
+        if filename == "hostile.txt":
+            hangs.set()
+            await asyncio.Event().wait()
+        async for part in lines_of(path, filename, limits):
+            yield part
+
+    house.ingest._extract = extract
+    for number in range(20):
+        await house.add("p", f"{TEXT}, copy {number}" * 120, name="hostile.txt")
+    house.jobs.start()
+    await asyncio.wait_for(hangs.wait(), 20)
+    one_line = (await house.add("b", "one line", principal=BOB)).document
+    async with asyncio.timeout(20):
+        while (await house.get("b", one_line.document_id, BOB)).status != "succeeded":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert house.rows("SELECT count(*) AS n FROM documents WHERE status = 'running'") == [{"n": 1}]
+
+
+async def test_the_time_to_read_a_file_grows_with_its_size_up_to_the_limit(house: House) -> None:
+    allowed: list[float] = []
+
+    async def extract(path: Path, filename: str, limits: ExtractionLimits) -> AsyncGenerator[ExtractedPart]:
+        allowed.append(limits.timeout_s)
+        async for part in lines_of(path, filename, limits):
+            yield part
+
+    house.ingest._extract = extract
+    await house.take_in("p", "one line")
+    assert 20 <= allowed[0] < 21
+    assert time_limit_s(3_000_000, 600) == 110
+    assert time_limit_s(100_000_000, 600) == 600
 
 
 async def test_the_ledger_has_one_row_a_document(house: House) -> None:
