@@ -11,6 +11,9 @@ OUTPUT_KEYS = ("completion_tokens", "output_tokens")
 INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 
+MOST_TOKENS = 10**9
+"""More than this is no count of one call's tokens: the figure is as good as unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -74,9 +77,9 @@ def _details(usage: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, An
 
 
 def _figure(value: Any) -> int | None:
-    """A count of tokens: not negative, and no fraction; in words too."""
+    """A count of tokens: not negative, no fraction, and not beyond what a call can hold; in words too."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None

@@ -185,6 +185,9 @@ PARTS = [
     ({"completion_tokens": 40, "total_tokens": 35}, (PROMPT, 40), True),
     ({"prompt_tokens": 30, "completion_tokens": 5, "prompt_tokens_details": None}, (30, 5), False),
     ({"prompt_tokens": 30, "completion_tokens": 5, "completion_tokens_details": [1]}, (30, 5), False),
+    ({"prompt_tokens": 10**30, "completion_tokens": 5}, (PROMPT, 5), True),
+    ({"prompt_tokens": 1e30, "completion_tokens": 10**9 + 1, "total_tokens": 2e30}, (PROMPT, ANSWER), True),
+    ({"prompt_tokens": 10**9, "completion_tokens": 5}, (10**9, 5), False),
     ([1], (PROMPT, ANSWER), True),
 ]
 
