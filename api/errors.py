@@ -43,8 +43,10 @@ async def _routeur_error(request: Request, error: Exception) -> Response:
     response = _answer(request, Problem.of(error, request_id_of(request)))
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
-    if error.status in {429, 503}:
-        wait_s = error.retry_after_s if isinstance(error, ProviderError) else None
+    provider_error = error if isinstance(error, ProviderError) else None
+    if error.status in {429, 503} and (provider_error is None or provider_error.retryable):
+        # Where no other try can succeed, a used-up quota say, no client is invited to one.
+        wait_s = provider_error.retry_after_s if provider_error is not None else None
         response.headers["Retry-After"] = RETRY_LATER_S if wait_s is None else str(max(1, round(wait_s)))
     return response
 

@@ -35,6 +35,7 @@ class Answer:
     text: str = ""
     reason: str | None = None
     message: dict[str, Any] = field(default_factory=dict)
+    retry_after: str | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     usage: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +54,7 @@ async def call(client: httpx.AsyncClient, door: str) -> Answer:
     if streamed and path != "/completion":
         body["stream_options"] = {"include_usage": True}
     response = await client.post(path, json=body)
-    answer = Answer(response.status_code, response.text)
+    answer = Answer(response.status_code, response.text, retry_after=response.headers.get("retry-after"))
     if response.headers["content-type"].startswith("text/event-stream"):
         blocks = [block for block in response.text.split("\n\n") if block.startswith("data: {")]
         objects = [json.loads(block[6:]) for block in blocks]
@@ -239,9 +240,10 @@ async def test_an_error_in_the_middle_reaches_the_caller_in_the_providers_words(
 async def test_a_used_up_quota_has_its_own_code_and_is_called_once(
     client: httpx.AsyncClient, provider: ScriptedProvider, door: str
 ) -> None:
-    play(provider, [Status(429, {"error": {"message": "check your plan", "code": "insufficient_quota"}})])
+    error = {"error": {"message": "check your plan", "code": "insufficient_quota"}}
+    play(provider, [Status(429, error, (("Retry-After", "2"),))])
     answer = await call(client, door)
-    assert answer.status == 429
+    assert (answer.status, answer.retry_after) == (429, None), "no other try can succeed"
     assert answer.error is not None
     assert answer.error["code"] == answer.error.get("type", "insufficient_quota") == "insufficient_quota"
     assert "check your plan" in answer.error["message"]
