@@ -24,6 +24,8 @@ from services.llm.providers.quirks import RefusalIn
 from services.llm.providers.surrogates import joined
 
 MAX_ERROR_BYTES = 65_536
+LONGEST_WAIT_S = 86_400.0
+"""What a provider asks for beyond a day is passed on as a day: its figure is then no measure of anything."""
 NO_WORDS = "no readable message"
 WORD_KEYS = ("error", "message", "detail", "msg", "error_msg", "error_message", "status_msg", "errors")
 
@@ -163,7 +165,7 @@ def codes_of(parsed: Any) -> set[str]:
 
 def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
     """How long the provider wants to be left alone, in seconds."""
-    return _retry_after_s(response.headers.get("Retry-After"))
+    return retry_after_s(response.headers.get("Retry-After"))
 
 
 async def _body_of(response: aiohttp.ClientResponse) -> bytes:
@@ -186,15 +188,15 @@ def _parsed(body: bytes) -> Any:
     return parsed[0] if isinstance(parsed, list) and parsed else parsed
 
 
-def _retry_after_s(value: str | None) -> float | None:
-    """Seconds from a Retry-After header, given as seconds or as a date; `None` when it is neither."""
+def retry_after_s(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, in seconds or as a date; a day at most; `None` when it is neither."""
     if not value:
         return None
     try:
         seconds = float(value)
     except ValueError:
         seconds = _seconds_until(value)
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_WAIT_S)
 
 
 def _seconds_until(date: str) -> float:

@@ -23,7 +23,7 @@ from domain.errors import (
     RateLimitedByProvider,
     RouteurError,
 )
-from services.llm.providers.refusals import words_of
+from services.llm.providers.refusals import retry_after_s, words_of
 from services.llm.providers.spark_auth import SparkRoute
 from services.llm.providers.surrogates import joined
 
@@ -131,8 +131,9 @@ def refusal_at_handshake(
         # Both mean that the signature does not fit; what the application may do is told by codes, after it.
         return credential_refusal(provider, f"status {status}", 401, is_callers=is_callers)
     if status == 429:
-        seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
-        return RateLimitedByProvider(f"{provider} answered 429 (too many requests)", retry_after_s=seconds)
+        return RateLimitedByProvider(
+            f"{provider} answered 429 (too many requests)", retry_after_s=retry_after_s(retry_after)
+        )
     if status == 404:
         problem = f"{provider} answered 404: it serves nothing at this model's address"
         return ModelNotServed(problem, retryable=False, upstream_status=404)

@@ -21,7 +21,7 @@ from domain.errors import (
 )
 from services.llm.factory import create_router
 from services.llm.providers.provider import ModelCall
-from services.llm.providers.refusals import _retry_after_s
+from services.llm.providers.refusals import LONGEST_WAIT_S, retry_after_s
 from tests.house_for_tests import CATALOGUE, settings_for
 from tests.scripted_provider import (
     API_KEY,
@@ -188,8 +188,15 @@ STRANGE_WAITS = ["inf", "nan", "-1", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", 
 @examples(deadline=None)
 @given(value=st.text(max_size=30) | st.sampled_from(STRANGE_WAITS))
 def test_any_retry_after_at_all_is_a_finite_wait_or_none(value):
-    wait_s = _retry_after_s(value)
-    assert wait_s is None or 0 <= wait_s < float("inf")
+    wait_s = retry_after_s(value)
+    assert wait_s is None or 0 <= wait_s <= LONGEST_WAIT_S
+
+
+@pytest.mark.parametrize("absurd", ["99999999999999999999", "9" * 400, "86401", "Wed, 21 Oct 2099 07:28:00 GMT"])
+async def test_an_absurd_retry_after_is_passed_on_as_a_day(absurd):
+    answer = await answer_to(Status(429, {"error": "slow"}, (("Retry-After", absurd),)))
+    assert isinstance(answer.error, RateLimitedByProvider)
+    assert answer.error.retry_after_s == 86_400
 
 
 async def test_an_endpoint_that_the_catalogue_says_takes_no_stream_options_is_sent_none():
