@@ -6,6 +6,7 @@ import math
 import re
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -76,6 +77,8 @@ class StreamOptionsRefused(BadRequest):
 
 async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: RefusalIn | None = None) -> RouteurError:
     """The error for an answer whose status is not 200. A refused credential never shows the provider's text."""
+    if 300 <= response.status < 400:
+        return _redirect(provider, response)
     body = await _body_of(response)
     wait_s = retry_after_of(response)
     parsed = _parsed(body)
@@ -84,6 +87,21 @@ async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: R
             own.retry_after_s = wait_s
         return own
     return refusal_by_status(provider, response.status, parsed, body.decode("utf-8", "replace"), wait_s)
+
+
+def _redirect(provider: str, response: aiohttp.ClientResponse) -> ProviderRefused:
+    """The host is named and not the address, which may hold a token."""
+    try:
+        host = urlsplit(response.headers.get("Location", "")).hostname
+    except ValueError:
+        host = None
+    where = f"to {joined(host)[:200]!r}" if host else "to another address"
+    return ProviderRefused(
+        f"{provider} answered {response.status}: a redirect {where}, which is not followed: the operator must check "
+        "its base URL",
+        retryable=False,
+        upstream_status=response.status,
+    )
 
 
 def refusal_by_status(

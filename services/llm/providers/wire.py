@@ -138,7 +138,12 @@ async def _post(
     """Raises what the provider's refusal means."""
     async with asyncio.timeout(None if whole else endpoint.stall_timeout_s):
         response = await http.session.post(
-            endpoint.url, data=orjson.dumps(payload), headers=endpoint.headers, proxy=http.proxy_for(endpoint.url)
+            endpoint.url,
+            data=orjson.dumps(payload),
+            headers=endpoint.headers,
+            proxy=http.proxy_for(endpoint.url),
+            # A POST would become a GET without its body, and the key goes to the address it was given for alone.
+            allow_redirects=False,
         )
     try:
         if response.status != 200:

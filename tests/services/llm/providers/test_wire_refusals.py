@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
@@ -59,6 +60,28 @@ async def test_a_refusal_says_what_it_means_for_the_caller(status, body, error, 
     if isinstance(answer.error, ProviderError):
         assert (answer.error.upstream_status, answer.error.retryable) == (status, retryable)
         assert str(status) in answer.error.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("http://{elsewhere}/v1/chat/completions?token=t0p", "'127.0.0.1'"),
+        ("https://login.example.org/?token=t0p", "'login.example.org'"),
+        ("/v2/t0p", "another address"),
+        ("http://[t0p", "another address"),
+        ("", "another address"),
+    ],
+)
+async def test_a_redirect_is_not_followed_and_named_with_its_host(status, location, shown):
+    async with scripted_provider() as elsewhere:
+        target = location.replace("{elsewhere}", urlsplit(elsewhere.base_url).netloc)
+        answer = await answer_to(Status(status, "", (("Location", target),)))
+        assert elsewhere.requests == []
+    assert isinstance(answer.error, ProviderRefused)
+    assert (answer.error.upstream_status, answer.error.retryable) == (status, False)
+    assert f"{status}: a redirect to {shown}" in answer.error.message
+    assert "t0p" not in answer.error.message
 
 
 async def test_a_model_that_no_host_serves_is_not_the_callers_mistake():
