@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from domain.errors import ContextOverflow, ProviderCut, RouteurError
-from services.llm.providers.refusals import NO_WORDS, OVERFLOW, codes_of, refusal_by_status, words_of
+from services.llm.providers.refusals import (
+    NO_WORDS,
+    OVERFLOW,
+    codes_of,
+    refusal_by_status,
+    with_one_error,
+    words_of,
+)
 
 STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status", "http_code", "error_code")
 
@@ -26,6 +33,8 @@ STATUS_OF_CODE: Mapping[str, int] = {
 
 def error_in(provider: str, parsed: dict[str, Any]) -> RouteurError | None:
     """The error that an object tells of; `None` when it tells of none."""
+    if "errors" in parsed and not parsed.get("choices"):
+        parsed = with_one_error(parsed)
     error = _error_of(parsed)
     if error is None:
         return None

@@ -171,6 +171,15 @@ def words_of(parsed: Any) -> str:
     return " ".join(joined(text).split())[:300] or NO_WORDS
 
 
+def with_one_error(parsed: Any) -> Any:
+    """The object with the first of its `errors` as its `error`, where it has only a list of them."""
+    if not isinstance(parsed, dict) or parsed.get("error"):
+        return parsed
+    errors = parsed.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else errors
+    return {**parsed, "error": first} if first and isinstance(first, str | dict) else parsed
+
+
 def codes_of(parsed: Any) -> set[str]:
     """The words by which an error names its kind."""
     content = parsed if isinstance(parsed, dict) else {}
@@ -203,7 +212,7 @@ def _parsed(body: bytes) -> Any:
         parsed = orjson.loads(body.strip().removeprefix(b"data:"))
     except orjson.JSONDecodeError:
         return None
-    return parsed[0] if isinstance(parsed, list) and parsed else parsed
+    return with_one_error(parsed[0] if isinstance(parsed, list) and parsed else parsed)
 
 
 def retry_after_s(value: str | None) -> float | None:

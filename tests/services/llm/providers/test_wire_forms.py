@@ -241,6 +241,9 @@ ERRORS: dict[str, Any] = {
     "a detail alone": {"detail": WORDS},
     "of MiniMax": {"base_resp": {"status_code": 1004, "status_msg": WORDS}, "choices": None},
     "in a list": {"errors": [{"message": WORDS}], "success": False},
+    "in a list, as words": {"errors": [WORDS]},
+    "the first of a list": {"errors": [{"message": WORDS, "code": 400}, {"message": "another"}], "error": None},
+    "as the object of errors": {"errors": {"message": WORDS, "code": 400}},
 }
 
 
@@ -310,7 +313,13 @@ def test_an_error_by_its_label_or_as_bare_words_is_an_error_too(spelt: str) -> N
 def test_the_code_of_an_error_under_200_decides_whether_it_is_tried_again(
     code: Any, kind: str, retryable: bool | None
 ) -> None:
-    for error in ({"error": {"message": "no", "code": code}}, {"object": "error", "message": "no", "code": code}):
+    given_error = {"message": "no", "code": code}
+    for error in (
+        {"error": given_error},
+        {"object": "error", **given_error},
+        {"errors": [given_error]},
+        {"errors": [given_error], "choices": []},
+    ):
         failure = Read(b"data: " + json.dumps(error).encode() + b"\n\n").error
         assert type(failure).__name__ == kind
         assert getattr(failure, "retryable", None) == retryable

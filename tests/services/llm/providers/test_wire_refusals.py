@@ -167,6 +167,7 @@ async def test_a_refused_credential_shows_nothing_of_what_the_provider_said(stat
         ({"error": None, "message": "beside"}, "beside"),
         ({"detail": [{"msg": "bad field"}]}, '[{"msg":"bad field"}]'),
         ({"object": "error", "message": {"detail": "nested"}}, "nested"),
+        ({"errors": [{"message": "first of a list", "code": 7003}]}, "first of a list"),
         ({"error": {}}, "no readable message"),
         ("not json", "no readable message"),
         ({"error": {"message": "two\n\n  lines"}}, "two lines"),
