@@ -1,5 +1,6 @@
 """Why an answer ended, in the four words that OpenAI's clients know, from those of all vendors."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -8,15 +9,24 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 NOT_YET = frozenset({"null", "none"})
 """What some send as a word where no reason is due."""
 
-FAILURES = frozenset({"error", "network_error", "insufficient_system_resource", "abort", "aborted", "cancelled"})
-"""How Mistral, OpenRouter, Zhipu, DeepSeek and vLLM close an answer that they could not finish."""
+FAILURE = re.compile(
+    "|".join(
+        (
+            r"error|fail|exception|crash|abort|cancel|interrupt|disconnect|unavailable|overload|not_finished",
+            r"time_?out|timed_?out|time_?limit|insufficient|out_of_memory|malformed|invalid|unexpected|too_?many",
+        )
+    )
+)
+"""How Mistral, OpenRouter, Zhipu, DeepSeek, vLLM, Gemini and others close an answer that they could not finish: what
+such a word names, for each has its own, and new ones come."""
 
 WORDS: Mapping[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "max_length", "max_output_tokens", "model_length"), "length"),
-    **dict.fromkeys(("model_context_window_exceeded", "incomplete", "length_limit"), "length"),
+    **dict.fromkeys(("model_context_window_exceeded", "incomplete", "length_limit", "token_limit"), "length"),
     **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "tooluse", "function_call"), "tool_calls"),
     **dict.fromkeys(("content_filter", "content_filtered", "safety", "sensitive", "recitation"), "content_filter"),
     **dict.fromkeys(("prohibited_content", "blocklist", "spii", "refusal", "guardrail_intervened"), "content_filter"),
+    "error_toxic": "content_filter",
 }
 """Every other word means that the model was done: `stop`, `eos`, `end_turn`, `STOP`, …"""
 
@@ -32,7 +42,8 @@ def finish_reason_of(given: Any, *, has_tool_calls: bool) -> FinishReason | None
 
 def is_failure(given: Any) -> bool:
     """Whether the provider says with it that it could not finish."""
-    return _word(given) in FAILURES
+    word = _word(given)
+    return word not in WORDS and FAILURE.search(word) is not None
 
 
 def _word(given: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from domain.errors import ProviderCut
 from services.llm.providers.error_bodies import error_in
 from services.llm.providers.finish_reasons import finish_reason_of, is_failure
-from services.llm.providers.surrogates import Halves
+from services.llm.providers.surrogates import Halves, joined
 from services.llm.providers.tool_calls import ToolCalls
 
 TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
@@ -85,8 +85,8 @@ class Normaliser:
         given = self._delta_of(choice)
         delta = self._texts(given)
         called = self._tool_calls(delta)
-        if is_failure(choice.get("finish_reason")):
-            raise ProviderCut(f"{self._provider} could not finish its answer", retryable=True)
+        if is_failure(word := choice.get("finish_reason")):
+            raise ProviderCut(f"{self._provider} could not finish its answer: {joined(str(word))[:100]}", retryable=True)
         reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
         if reason is None and self._reason == "stop" and self._calls.seen:
             reason = "tool_calls"

@@ -186,8 +186,9 @@ def test_numbers_that_no_encoder_takes_are_left_out() -> None:
 
 REASONS: dict[Any, str] = {
     **dict.fromkeys(("stop", "STOP", "eos", "eos_token", "end_turn", "COMPLETE", "whatever", 1, True), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "MAX_TOKENS", "model_length"), "length"),
-    **dict.fromkeys(("content_filter", "SAFETY", "sensitive", "refusal"), "content_filter"),
+    **dict.fromkeys(("stop_sequence", "done", "FINISH_REASON_STOP", "completed", "normal"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "MAX_TOKENS", "model_length", "token_limit"), "length"),
+    **dict.fromkeys(("content_filter", "SAFETY", "sensitive", "refusal", "ERROR_TOXIC"), "content_filter"),
 }
 CALL = {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
 
@@ -221,10 +222,26 @@ def test_a_reason_that_says_nothing_is_none(nothing: Any) -> None:
     assert isinstance(read.error, ProviderCut)
 
 
-@pytest.mark.parametrize("reason", ["error", "ERROR", "insufficient_system_resource", "network_error", "abort"])
-def test_a_reason_of_failure_is_a_failure(reason: str) -> None:
-    read = Read(event({"content": "Half"}) + b"\n\n" + event({}, reason))
+FAILURES = ["error", "ERROR", "insufficient_system_resource", "network_error", "abort", "cancelled", "CANCELED"]
+FAILURES += [
+    "timeout",
+    "time_limit",
+    "TIMED_OUT",
+    "MALFORMED_FUNCTION_CALL",
+    "MalformedResponse",
+    "UNEXPECTED_TOOL_CALL",
+]
+FAILURES += ["failed", "model_failure", "server_overloaded", "interrupted", "service_unavailable", "internalException"]
+FAILURES += ["invalid_output", "not_finished", "unknown_error", "TOO_MANY_TOOL_CALLS", "disconnected", "out_of_memory"]
+
+
+@pytest.mark.parametrize("reason", FAILURES)
+@pytest.mark.parametrize("has_calls", [True, False])
+def test_a_reason_of_failure_is_a_failure(reason: str, has_calls: bool) -> None:
+    read = Read(event({"content": "Half", **(CALL if has_calls else {})}) + b"\n\n" + event({}, reason))
     assert (read.text, type(read.error)) == ("Half", ProviderCut)
+    assert read.error is not None
+    assert reason in read.error.message
 
 
 # Errors under status 200
