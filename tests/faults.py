@@ -46,6 +46,7 @@ def _silent(name: str, *script: Step, spoke: bool = False) -> Fault:
 
 
 GARBAGE = Chunk(b"data: {oops\n\n")
+HALF_AN_ANSWER = Chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "Half"}, "finish_reason": null}]}\n\n')
 HALF_A_JSON = Chunk(b'data: {"choices": [{"index": 0, "delta": {"cont')
 USED_UP = Status(429, {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}})
 FAULTS = (
@@ -66,7 +67,7 @@ FAULTS = (
     _broken("a cut before the first token", *say(), Cut(), reason=""),
     _broken("a cut after the first token", *say("Half"), Cut(), reason="", spoke=True),
     _broken("an end before the first token", *say(), reason="without a finish reason"),
-    _broken("an end after the first token", *say("Half"), reason="without a finish reason", spoke=True),
+    _broken("an end after the first token", HALF_AN_ANSWER, reason="without a finish reason", spoke=True),
     _broken("another content type", ContentType("text/html"), Chunk(b"<html>busy</html>"), reason=""),
     _broken("half a JSON", HALF_A_JSON, reason=""),
     _broken("half a JSON after the first token", *say("Half"), HALF_A_JSON, reason="", spoke=True),

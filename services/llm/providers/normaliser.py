@@ -26,6 +26,7 @@ class Normaliser:
         "_is_doubtful",
         "_provider",
         "_reason",
+        "_reason_due",
         "ended_with_text",
         "finished",
     )
@@ -39,6 +40,7 @@ class Normaliser:
         self._has_spoken = False
         self._is_doubtful = False
         self._reason: str | None = None
+        self._reason_due = False
         self.ended_with_text = False
         self.finished = False
 
@@ -74,19 +76,27 @@ class Normaliser:
         # One answer is requested: a second choice would be another one.
         return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
 
+    def close(self) -> None:
+        """The form of the answer has ended it: something that was complete needs no finish reason to be an answer."""
+        if not self.finished and (self._has_spoken or self._calls.seen) and not self._calls.has_half:
+            self.finished = self._reason_due = True
+
     def end(self) -> dict[str, Any] | None:
         """What was held back, as a last event. Raises `ProviderCut` for what makes no sense without the rest."""
         delta: dict[str, Any] = {name: rest for name, halves in self._halves.items() if (rest := halves.rest())}
         if calls := self._calls.end():
             delta["tool_calls"] = calls
-        return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} if delta else None
+        reason = ("tool_calls" if self._calls.seen else "stop") if self._reason_due and self._reason is None else None
+        return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} if delta or reason else None
 
     def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:
         given = self._delta_of(choice)
         delta = self._texts(given)
         called = self._tool_calls(delta)
         if is_failure(word := choice.get("finish_reason")):
-            raise ProviderCut(f"{self._provider} could not finish its answer: {joined(str(word))[:100]}", retryable=True)
+            raise ProviderCut(
+                f"{self._provider} could not finish its answer: {joined(str(word))[:100]}", retryable=True
+            )
         reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
         if reason is None and self._reason == "stop" and self._calls.seen:
             reason = "tool_calls"

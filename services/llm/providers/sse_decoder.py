@@ -20,6 +20,7 @@ from services.llm.providers.body_forms import (
 )
 from services.llm.providers.error_bodies import error_in
 from services.llm.providers.normaliser import Normaliser
+from services.llm.providers.plain_text import plain_text
 from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.surrogates import encodable
 
@@ -166,7 +167,6 @@ class Decoder:
         if isinstance(choices, list) and choices and isinstance(choices[0], dict) and "message" in choices[0]:
             self._read_object(parsed, deltas, is_whole=True)
             self._pending = b""
-            self.done = True
 
     def _read_json(self, body: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
         """One object, or several one after the other, or events after it: `{…} data: [DONE]`."""
@@ -201,7 +201,15 @@ class Decoder:
         normal = self._normal(parsed)
         if normal.get("choices") or normal.get("usage"):
             deltas.append(normal)
-        if choices and not self._quirks.gives_finish_reason:
+        if is_whole and choices and (not self._quirks.gives_finish_reason or "message" in choices[0]):
+            self._saw_end()
+
+    def _saw_end(self) -> None:
+        """The provider has ended its answer by its form, with a finish reason or not."""
+        self.done = True
+        if self._quirks.gives_finish_reason:
+            self.normaliser.close()
+        else:
             self.normaliser.finished = True
 
     def _read_last(self, rest: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
@@ -246,7 +254,7 @@ class Decoder:
                     deltas.append(normal)
                     texts = []
                     continue
-            else:
+            elif piece:
                 self._learn(event, piece)
                 before, after = self._before, self._after
             if piece:
@@ -307,8 +315,7 @@ class Decoder:
         if not content:
             return None
         if not content.startswith(b"{") and content.strip() == b"[DONE]":
-            self.done = True
-            self.normaliser.finished = self.normaliser.finished or not self._quirks.gives_finish_reason
+            self._saw_end()
             return None
         try:
             parsed = orjson.loads(content)
@@ -378,23 +385,3 @@ class Decoder:
 
 class _NotJson(ProviderCut):
     """Half an event, or none at all."""
-
-
-def plain_text(parsed: dict[str, Any]) -> str | None:
-    """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
-    choices = parsed.get("choices")
-    if choices.__class__ is not list or len(choices) != 1 or parsed.get("usage") or parsed.get("error"):
-        return None
-    try:
-        choice = choices[0]
-        if choice.get("finish_reason") is not None or choice.get("logprobs"):
-            return None
-        delta = choice["delta"]
-        content = delta.get("content")
-        if content.__class__ is not str:
-            return None
-        if len(delta) > 1 and any(value and key not in {"content", "role"} for key, value in delta.items()):
-            return None
-    except (AttributeError, KeyError, TypeError):
-        return None
-    return str(content)

@@ -76,6 +76,10 @@ class _Call:
         """Whether the arguments are a closed object, which nothing can follow."""
         return self._has_begun and self._depth == 0 and not self._in_string
 
+    @property
+    def is_half(self) -> bool:
+        return self._depth > 0 or self._in_string
+
     def append(self, text: str) -> None:
         if not text:
             return
@@ -110,6 +114,11 @@ class ToolCalls:
     @property
     def seen(self) -> bool:
         return bool(self._calls)
+
+    @property
+    def has_half(self) -> bool:
+        """Whether a call's arguments have begun and not ended."""
+        return any(call.is_half for call in self._calls)
 
     @property
     def holds_half(self) -> bool:

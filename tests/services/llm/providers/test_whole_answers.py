@@ -191,7 +191,11 @@ async def test_blank_lines_that_keep_the_line_open_are_no_part_of_the_answer() -
 
 
 GARBAGE: dict[str, list[Step]] = {
-    "no finish reason": [*say("Half")],
+    "neither a finish reason nor words": [
+        Status(200, {"choices": [{"message": {"role": "assistant", "content": ""}}]})
+    ],
+    "half a call and no finish reason": [*call_tool("add", '{"a"')],
+    "events without an end": [JSON, Chunk(b'data: {"choices": [{"delta": {"content": "Half"}}]}\n\n')],
     "an error with 200": [*say("Half"), Chunk({"error": {"message": "overloaded"}})],
     "the reason of a failure": [*say("Half"), chunk({}, "error")],
     "half a JSON": [JSON, Chunk(WHOLE[:60])],
@@ -347,7 +351,7 @@ async def test_hanging_up_in_the_middle_of_the_body_leaves_the_output_unknown_to
 
 
 @pytest.mark.parametrize(
-    "script", [[*say("Half"), *finish(), Cut()], [*say("Half")]], ids=["cut", "without a finish reason"]
+    "script", [[*say("Half"), *finish(), Cut()], [JSON, Chunk(WHOLE[:-20])]], ids=["cut", "without its end"]
 )
 async def test_an_answer_that_was_lost_has_an_unknown_output(script: list[Step]) -> None:
     heard = await whole(*script)

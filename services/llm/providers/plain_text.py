@@ -1,0 +1,23 @@
+"""Whether an event holds a piece of text and nothing else worth seeing, as most do."""
+
+from typing import Any
+
+
+def plain_text(parsed: dict[str, Any]) -> str | None:
+    """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
+    choices = parsed.get("choices")
+    if choices.__class__ is not list or len(choices) != 1 or parsed.get("usage") or parsed.get("error"):
+        return None
+    try:
+        choice = choices[0]
+        if choice.get("finish_reason") is not None or choice.get("logprobs"):
+            return None
+        delta = choice["delta"]
+        content = delta.get("content")
+        if content.__class__ is not str:
+            return None
+        if len(delta) > 1 and any(value and key not in {"content", "role"} for key, value in delta.items()):
+            return None
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return str(content)
