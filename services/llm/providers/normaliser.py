@@ -53,7 +53,7 @@ class Normaliser:
     @property
     def holds_half(self) -> bool:
         """Whether half a character waits for the rest: the next event must come here, plain or not."""
-        return any(halves.high for halves in self._halves.values()) or self._calls.holds_half
+        return any(halves.held for halves in self._halves.values()) or self._calls.holds_half
 
     def saw_text(self) -> None:
         """Text came in an event that says nothing else."""

@@ -22,7 +22,7 @@ from services.llm.providers.error_bodies import error_in
 from services.llm.providers.normaliser import Normaliser
 from services.llm.providers.plain_text import plain_text
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.surrogates import encodable
+from services.llm.providers.surrogates import encodable, text_of
 
 MAX_EVENT_BYTES = 4_000_000
 """An event longer than this is not an answer: the stream is given up before it fills the memory."""
@@ -183,12 +183,12 @@ class Decoder:
         except orjson.JSONDecodeError:
             pass
         try:
-            text = body.decode("utf-8", "replace")
+            text = text_of(body)
             parsed, length = json.JSONDecoder(strict=False).raw_decode(text)
         except (ValueError, RecursionError) as error:
             raise self._not_json(body) from error
         self._is_odd = True
-        return parsed, text[length:].lstrip().encode()
+        return parsed, text[length:].lstrip().encode("utf-8", "surrogateescape")
 
     def _read_object(self, parsed: Any, deltas: list[list[str] | dict[str, Any]], *, is_whole: bool) -> None:
         """Add what an object says that came outside the plain way."""
@@ -339,7 +339,7 @@ class Decoder:
     def _failure_of(self, content: bytes) -> RouteurError:
         """What an error says that is one by its label: an object, or words."""
         try:
-            reason = encodable(json.loads(content))
+            reason = encodable(json.loads(text_of(content)))
         except (ValueError, RecursionError):
             reason = content.decode("utf-8", "replace")
         named = reason if isinstance(reason, dict) and reason.get("error") else {"error": reason or "no reason"}
@@ -356,9 +356,10 @@ class Decoder:
         return lines
 
     def _parse_leniently(self, content: bytes) -> Any:
-        """Halves of surrogate pairs are legal in JSON's escapes and refused by orjson; the normaliser joins them."""
+        """Halves of surrogate pairs are legal in JSON's escapes, and halves of characters in UTF-8 are sent in its
+        strings; orjson refuses both, the normaliser joins them."""
         try:
-            parsed = json.loads(content)
+            parsed = json.loads(text_of(content))
         except (ValueError, RecursionError) as error:
             raise self._not_json(content) from error
         self._is_odd = True

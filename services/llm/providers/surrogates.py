@@ -1,9 +1,11 @@
 """Halves of surrogate pairs: legal in JSON's escapes, in no encoder; joined across events, or replaced.
 
-A provider that cuts an emoji between two events sends `"\\ud83d"`, then `"\\ude00"`. A half that stays alone is U+FFFD.
+A provider that cuts an emoji between two events sends `"\\ud83d"`, then `"\\ude00"`, or two of its bytes in UTF-8, then
+the other two. A half that stays alone is U+FFFD.
 """
 
 import math
+import re
 from typing import Any
 
 REPLACEMENT = "\ufffd"
@@ -11,36 +13,65 @@ LARGEST_INTEGER = 2**64 - 1
 """Above it, an integer has no place in the encoder's JSON: a float has."""
 
 
+BYTE_KEPT = re.compile("[\udc80-\udcff]")
+ALONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+OPEN_END = re.compile(
+    "(?:[\ud800-\udbff]|[\udcc2-\udcf4]|[\udce0-\udcf4][\udc80-\udcbf]|[\udcf0-\udcf4][\udc80-\udcbf]{2})$"
+)
+"""Half a pair, or the first bytes of a character in UTF-8: the next piece may go on with it."""
+
+
 class Halves:
     """Joins the pieces of one text; keeps the half that the last piece ended with."""
 
-    __slots__ = ("high",)
+    __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self.high = ""
+        self.held = ""
 
     def join(self, piece: str) -> str:
         """The piece with what was kept before it, and without the half it ends with."""
-        if not self.high and piece.isascii():
+        if not self.held:
+            if piece.isascii():
+                return piece
+            if is_encodable(piece):
+                return piece
+        elif not piece:
             return piece
-        text, self.high = self.high + piece, ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self.high = text[:-1], text[-1]
+        text, self.held = _paired(self.held + piece), ""
+        if end := OPEN_END.search(text):
+            text, self.held = text[: end.start()], end.group()
         return joined(text)
 
     def rest(self) -> str:
         """At the end of the text: the replacement of a half that stayed alone."""
-        alone, self.high = self.high, ""
-        return REPLACEMENT if alone else ""
+        alone, self.held = self.held, ""
+        return joined(alone)
 
 
-def joined(text: str) -> str:
-    """The text with its pairs joined and its lone halves replaced."""
+def is_encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+        return False
+    return True
+
+
+def text_of(received: bytes) -> str:
+    """The text of these bytes; those that are no UTF-8 stay in it as low surrogates, as Python keeps them."""
+    return received.decode("utf-8", "surrogateescape")
+
+
+def joined(text: str) -> str:
+    """The text with its pairs joined, its bytes that make characters read, and what stays alone replaced."""
+    if is_encodable(text):
+        return text
+    text = ALONE.sub(REPLACEMENT, _paired(text))
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if BYTE_KEPT.search(text) else text
+
+
+def _paired(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def encodable(value: Any) -> Any:

@@ -122,7 +122,7 @@ class ToolCalls:
 
     @property
     def holds_half(self) -> bool:
-        return any(call.halves.high for call in self._calls)
+        return any(call.halves.held for call in self._calls)
 
     def normalise(self, fragments: Any) -> list[dict[str, Any]]:
         """The fragments of one event as OpenAI would have sent them. Raises `ProviderCut` for what is no fragment."""
