@@ -27,6 +27,7 @@ class Normaliser:
         "_provider",
         "_reason",
         "_reason_due",
+        "choice_index",
         "ended_with_text",
         "finished",
     )
@@ -41,6 +42,7 @@ class Normaliser:
         self._is_doubtful = False
         self._reason: str | None = None
         self._reason_due = False
+        self.choice_index: int | None = None
         self.ended_with_text = False
         self.finished = False
 
@@ -52,8 +54,13 @@ class Normaliser:
 
     @property
     def holds_half(self) -> bool:
-        """Whether half a character waits for the rest: the next event must come here, plain or not."""
+        """Whether half a character waits for the rest."""
         return any(halves.held for halves in self._halves.values()) or self._calls.holds_half
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the next event must come here, plain or not."""
+        return self.holds_half or bool(self.choice_index)
 
     def saw_text(self) -> None:
         """Text came in an event that says nothing else."""
@@ -72,9 +79,20 @@ class Normaliser:
             return parsed
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
-        choice = self._choice(choices[0])
-        # One answer is requested: a second choice would be another one.
+        own = next((choice for choice in choices if self._is_own(choice)), None)
+        if own is None:
+            return {**parsed, "choices": []}
+        choice = self._choice(own)
         return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
+
+    def _is_own(self, choice: dict[str, Any]) -> bool:
+        """One answer is requested, the first choice that comes: another one would be glued to it."""
+        index = choice.get("index")
+        if not isinstance(index, int):
+            return True
+        if self.choice_index is None:
+            self.choice_index = index
+        return index == self.choice_index
 
     def close(self) -> None:
         """The form of the answer has ended it: something that was complete needs no finish reason to be an answer."""

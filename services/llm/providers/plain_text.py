@@ -10,7 +10,7 @@ def plain_text(parsed: dict[str, Any]) -> str | None:
         return None
     try:
         choice = choices[0]
-        if choice.get("finish_reason") is not None or choice.get("logprobs"):
+        if choice.get("finish_reason") is not None or choice.get("index") or choice.get("logprobs"):
             return None
         delta = choice["delta"]
         content = delta.get("content")

@@ -254,9 +254,11 @@ class Decoder:
                     deltas.append(normal)
                     texts = []
                     continue
-            elif piece:
-                self._learn(event, piece)
-                before, after = self._before, self._after
+            else:
+                self.normaliser.choice_index = 0
+                if piece:
+                    self._learn(event, piece)
+                    before, after = self._before, self._after
             if piece:
                 if self._notes_text:
                     self._notes_text = False
@@ -273,7 +275,7 @@ class Decoder:
                 normal = encodable(normal)
         except RecursionError as error:
             raise ProviderCut(f"{self._provider} sent an event that is nested too deep", retryable=True) from error
-        self._is_odd = self.normaliser.holds_half
+        self._is_odd = self.normaliser.reads_all
         if self.normaliser.finished:
             # Text that still comes must be seen to come after the finish reason.
             self._before = self._after = b""
