@@ -3,6 +3,7 @@
 An event that needs no repair comes out as the same object. Plain pieces of text never come here.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from domain.errors import ProviderCut
@@ -32,9 +33,9 @@ class Normaliser:
         "finished",
     )
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, tools: Collection[str] | None = None) -> None:
         self._provider = provider
-        self._calls = ToolCalls(provider)
+        self._calls = ToolCalls(provider, tools)
         self._halves = {name: Halves() for name in TEXTS}
         self._by_messages = False
         self._has_begun = False

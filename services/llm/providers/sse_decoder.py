@@ -4,6 +4,7 @@ A token costs what this file costs: one `orjson.loads` and a few comparisons. Ve
 """
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -58,7 +59,7 @@ class Decoder:
         "normaliser",
     )
 
-    def __init__(self, provider: str, quirks: Quirks = AS_OPENAI) -> None:
+    def __init__(self, provider: str, quirks: Quirks = AS_OPENAI, *, tools: Collection[str] | None = None) -> None:
         self._provider = provider
         self._quirks = quirks
         self._refusal_in = quirks.refusal_in
@@ -73,7 +74,7 @@ class Decoder:
         # The last event held half a character, or what only the lenient parser reads.
         self._is_odd = False
         self._notes_text = True
-        self.normaliser = Normaliser(provider)
+        self.normaliser = Normaliser(provider, tools)
         self.content_type = "nothing known"
         self.failure: RouteurError | None = None
         self.done = False

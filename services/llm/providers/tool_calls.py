@@ -7,7 +7,7 @@ grow instead of continuing them. What comes out of here is OpenAI's form.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -61,6 +61,8 @@ class _Call:
     is_sent: bool = False
     waits: bool = False
     """Its first fragment has `{}` for arguments, which some send before the real ones: it is held for an event."""
+    waits_for_name: bool = False
+    """Its name may be half of one: it is held for an event."""
     _depth: int = 0
     _in_string: bool = False
     _escape: str = ""
@@ -100,10 +102,12 @@ class _Call:
 class ToolCalls:
     """The calls of one answer. `seen` is whether there is any."""
 
-    __slots__ = ("_by_index", "_calls", "_last", "_positions", "_provider", "_touched")
+    __slots__ = ("_by_index", "_calls", "_last", "_positions", "_provider", "_tools", "_touched")
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, tools: Collection[str] | None = None) -> None:
+        """`tools`: the names that the request offers; a name that is none of them may go on in the next event."""
         self._provider = provider
+        self._tools = tools
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._positions: list[_Call] = []
@@ -138,6 +142,7 @@ class ToolCalls:
             if call is None:
                 continue
             self._touch(call, fragment)
+            call.waits_for_name = self._may_go_on(call, fragment)
             if (normal := _normal_form(call, fragment)) is not None:
                 sent.append(normal)
         self._positions = self._touched
@@ -216,7 +221,7 @@ class ToolCalls:
         if other_id or not candidate.name:
             return other_id
         if fragment.name != candidate.name:
-            return True
+            return self._name_with(fragment, candidate) is None
         if any(candidate is touched for touched in self._touched):
             return not (same_id and fragment.arguments == candidate.arguments)
         return (
@@ -224,6 +229,24 @@ class ToolCalls:
             and bool(fragment.arguments.strip())
             and not _same_object(fragment.arguments, candidate.arguments)
         )
+
+    def _may_go_on(self, call: _Call, fragment: _Fragment) -> bool:
+        """Whether a name that has come without arguments may be half of one."""
+        is_bare = fragment.name != "" and not fragment.arguments and not call.parts and not call.is_sent
+        return is_bare and self._tools is not None and call.name not in self._tools and self._begins_a_tool(call.name)
+
+    def _name_with(self, fragment: _Fragment, call: _Call) -> str | None:
+        """The name of a call that goes on in this fragment, or grows in it; `None` for the name of another call."""
+        if not call.waits_for_name or fragment.name in ("", call.name) or fragment.given_index != call.given_index:
+            return None
+        if fragment.given_id not in ("", call.given_id):
+            return None
+        grown = [fragment.name] if fragment.name.startswith(call.name) else []
+        return next((name for name in (*grown, call.name + fragment.name) if self._begins_a_tool(name)), None)
+
+    def _begins_a_tool(self, name: str) -> bool:
+        """Whether it may be one, or its beginning; anything may where the request offers none."""
+        return not self._tools or any(tool.startswith(name) for tool in self._tools)
 
     def _begin(self, fragment: _Fragment) -> _Call:
         index = len(self._calls)
@@ -238,7 +261,7 @@ class ToolCalls:
     def _touch(self, call: _Call, fragment: _Fragment) -> None:
         self._touched.append(call)
         self._last = call
-        call.name = call.name or fragment.name
+        call.name = self._name_with(fragment, call) or call.name or fragment.name
         if not call.given_id and fragment.given_id:
             call.given_id = fragment.given_id
             if not call.is_sent and all(other.id != fragment.given_id for other in self._calls):
@@ -255,6 +278,7 @@ def _normal_form(call: _Call, fragment: _Fragment) -> dict[str, Any] | None:
     call.waits = not call.is_sent and not call.parts and fragment.arguments.strip() == "{}"
     new = "" if call.waits else _new_arguments(call, fragment)
     call.append(new)
+    call.waits = call.waits or call.waits_for_name
     new = call.halves.join(new)
     if not call.is_sent:
         call.held += new
@@ -272,10 +296,11 @@ def _first(call: _Call, arguments: str) -> dict[str, Any]:
 
 
 def _empty(call: _Call) -> dict[str, Any]:
-    """The only fragment of a call without arguments."""
-    call.waits = False
-    call.append("{}")
-    return _first(call, "{}")
+    """The first fragment of a call that waited for what did not come."""
+    arguments = "" if call.waits_for_name else "{}"
+    call.waits = call.waits_for_name = False
+    call.append(arguments)
+    return _first(call, arguments)
 
 
 def _new_arguments(call: _Call, fragment: _Fragment) -> str:

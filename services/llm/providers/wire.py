@@ -62,7 +62,7 @@ async def stream_events(
     Raises `ProviderError` unless the stream gave a finish reason: a cut answer is not an answer. `whole`: it was
     requested in one piece, and nothing bounds the wait for its first byte.
     """
-    decoder = Decoder(endpoint.provider, endpoint.quirks)
+    decoder = Decoder(endpoint.provider, endpoint.quirks, tools=_tools_in(payload))
     with _as_provider_errors(endpoint, decoder):
         response = await _ask(http, endpoint, payload, whole=whole)
         decoder.content_type = response.headers.get("Content-Type", "nothing named")
@@ -95,6 +95,13 @@ async def ask_whole(
     whole = replace(endpoint, headers={**endpoint.headers, "Accept": "application/json"})
     async with aclosing(stream_events(http, whole, payload, whole=True)) as deltas:
         return [delta async for delta in deltas]
+
+
+def _tools_in(payload: Mapping[str, Any]) -> frozenset[str]:
+    """The names of the functions that the request offers."""
+    functions = [tool.get("function") for tool in payload.get("tools") or () if isinstance(tool, dict)]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
