@@ -28,7 +28,8 @@ from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
 from services.orphan_calls import has_orphans, with_orphans_answered
 from services.run_context import RunContext
-from services.thread_saver import INTERRUPT, ThreadSaver
+from services.taken_answers import INTERRUPT
+from services.thread_saver import ThreadSaver
 from services.thread_state import messages_of, read_thread_state
 from services.thread_turn import Turn
 

@@ -32,15 +32,17 @@ from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
+from services.taken_answers import ERROR, INTERRUPT, RESUME, TAKEN, without_failed_answers
 
 ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 """Our own types in graphs' states. What else may be read back is what a graph declares in its state."""
 
-# LangGraph's names for what a task writes besides its output.
-ERROR, INTERRUPT, RESUME = "__error__", "__interrupt__", "__resume__"
+# LangGraph's name for what the task of an error handler reads.
 ERROR_SOURCE_NODE = "__error_source_node__"
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a run's input writes."""
+TAKEN_INDEX = -100
+"""Where no write of LangGraph's is."""
 PAUSE = "__routeur_pause__"
 """Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
 
@@ -138,12 +140,12 @@ class ThreadSaver(AsyncPostgresSaver):
         writes = _lasting(task_id, writes)
         if not writes:
             return
-        await self._writer.write(
-            writes=self._dump_writes(
-                place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"], task_id, task_path, writes
-            ),
-            replaces=all(channel in WRITES_IDX_MAP for channel, _ in writes),
-        )
+        at = (place["thread_id"], place["checkpoint_ns"], place["checkpoint_id"], task_id, task_path)
+        rows = self._dump_writes(*at, writes)
+        channels = {channel for channel, _ in writes}
+        if {INTERRUPT, RESUME} <= channels:
+            rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
+        await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
     async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
         """Say on the checkpoint that its run was stopped there to be gone on with."""
@@ -162,6 +164,15 @@ class ThreadSaver(AsyncPostgresSaver):
             rows = await cursor.fetchall()
         found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows]
         return {one.id for interrupts in found for one in interrupts if isinstance(one, Interrupt)}
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        """As the stock one, without answers of a former version that no task has taken."""
+        loaded = await super()._load_checkpoint_tuple(value)
+        if not any(channel in {RESUME, TAKEN} for _, channel, _ in loaded.pending_writes or ()):
+            return loaded
+        paths = {write[0].decode(): write[4].decode() for write in value["pending_writes"]}
+        writes = without_failed_answers(loaded.pending_writes or [], value["checkpoint_ns"], loaded.checkpoint, paths)
+        return loaded._replace(pending_writes=writes)
 
     def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:
         """Without our own mark, and without an answer that an older version stored and no task has taken."""

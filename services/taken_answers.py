@@ -1,0 +1,63 @@
+"""Which of the answers that are stored with a task were taken, where a former version kept those of failed runs too."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from langgraph.types import Interrupt, Send, _interrupt_id
+
+# LangGraph's names for what a task writes besides its output, and for its tasks that were sent out.
+ERROR, INTERRUPT, RESUME, TASKS = "__error__", "__interrupt__", "__resume__", "__pregel_tasks"
+BRANCH, JOIN, PULL_PATH = "branch:to:", "join:", "~__pregel_pull, "
+TAKEN = "__routeur_taken__"
+"""Ours, on a task whose stored answers were all taken: it asks its next question."""
+
+PendingWrite = tuple[str, str, Any]
+
+
+def without_failed_answers(
+    writes: Sequence[PendingWrite], namespace: str, checkpoint: Mapping[str, Any], paths: Mapping[str, str]
+) -> list[PendingWrite]:
+    """The writes without our marks, and without the answers of runs that failed: these would win over the next one.
+
+    `paths` are the tasks' paths by their id. Of a node that asks several times the answers before its pending question
+    stay, where the question's id says how many these are.
+    """
+    failed = {task_id for task_id, channel, _ in writes if channel == ERROR}
+    failed -= {task_id for task_id, channel, _ in writes if channel == TAKEN}
+    kept: list[PendingWrite] = []
+    for task_id, channel, value in writes:
+        if channel == TAKEN:
+            continue
+        if channel == RESUME and task_id in failed:
+            asked = [one for task, name, found in writes if (task, name) == (task_id, INTERRUPT) for one in found]
+            names = _names(checkpoint, paths.get(task_id, ""))
+            places = [f"{namespace}|{name}" if namespace else name for name in names]
+            taken = _taken(value if isinstance(value, list) else [value], asked, places, task_id)
+            if taken:
+                kept.append((task_id, channel, taken))
+        else:
+            kept.append((task_id, channel, value))
+    return kept
+
+
+def _taken(answers: list[Any], asked: Iterable[Any], places: Sequence[str], task_id: str) -> list[Any]:
+    ids = {one.id for one in asked if isinstance(one, Interrupt)}
+    for place in places:
+        for number in range(len(answers) + 1):
+            if _interrupt_id(f"{place}:{task_id}", number) in ids:
+                return answers[:number]
+    return []
+
+
+def _names(checkpoint: Mapping[str, Any], path: str) -> list[str]:
+    """What the task's node may be called: its path says it, unless it was sent out."""
+    if path.startswith(PULL_PATH):
+        return [path.removeprefix(PULL_PATH)]
+    sent = checkpoint.get("channel_values", {}).get(TASKS, ())
+    names = [one.node for one in sent if isinstance(one, Send)]
+    for channel in checkpoint.get("channel_versions", {}):
+        if channel.startswith(BRANCH):
+            names.append(channel.removeprefix(BRANCH))
+        elif channel.startswith(JOIN):
+            names.append(channel.rpartition(":")[2])
+    return list(dict.fromkeys(names))
