@@ -7,9 +7,14 @@ from langgraph.types import Interrupt, Send, _interrupt_id
 
 # LangGraph's names for what a task writes besides its output, and for its tasks that were sent out.
 ERROR, INTERRUPT, RESUME, TASKS = "__error__", "__interrupt__", "__resume__", "__pregel_tasks"
+ERROR_SOURCE_NODE = "__error_source_node__"
 BRANCH, JOIN, PULL_PATH = "branch:to:", "join:", "~__pregel_pull, "
 TAKEN = "__routeur_taken__"
 """Ours, on a task whose stored answers were all taken: it asks its next question."""
+
+PAUSE = "__routeur_pause__"
+"""Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
+NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE})
 
 PendingWrite = tuple[str, str, Any]
 
@@ -38,6 +43,17 @@ def without_failed_answers(
         else:
             kept.append((task_id, channel, value))
     return kept
+
+
+def without_outputs(writes: Sequence[PendingWrite]) -> list[PendingWrite]:
+    """As if the tasks that have ended in an open step had not begun: what they were answered goes with their output."""
+    ended = {task_id for task_id, channel, _ in writes if channel not in NO_OUTPUT}
+    ended -= {task_id for task_id, channel, _ in writes if channel == TAKEN}
+    return [
+        (task_id, channel, value)
+        for task_id, channel, value in writes
+        if channel in NO_OUTPUT and not (channel == RESUME and task_id in ended)
+    ]
 
 
 def _taken(answers: list[Any], asked: Iterable[Any], places: Sequence[str], task_id: str) -> list[Any]:

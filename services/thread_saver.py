@@ -5,6 +5,7 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import orjson
@@ -32,25 +33,49 @@ from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
-from services.taken_answers import ERROR, INTERRUPT, RESUME, TAKEN, without_failed_answers
+from services.taken_answers import (
+    ERROR,
+    ERROR_SOURCE_NODE,
+    INTERRUPT,
+    NO_OUTPUT,
+    PAUSE,
+    RESUME,
+    TAKEN,
+    without_failed_answers,
+    without_outputs,
+)
 
 ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 """Our own types in graphs' states. What else may be read back is what a graph declares in its state."""
 
-# LangGraph's name for what the task of an error handler reads.
-ERROR_SOURCE_NODE = "__error_source_node__"
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a run's input writes."""
 TAKEN_INDEX = -100
 """Where no write of LangGraph's is."""
-PAUSE = "__routeur_pause__"
-"""Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
 
 _INTERRUPTS = "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = %s"
 _PAUSED = """
     SELECT 1 AS paused FROM checkpoint_writes
     WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
 """
+
+_DROP_OUTPUTS = """
+    WITH open AS (
+        SELECT * FROM checkpoint_writes w WHERE thread_id = %(thread)s AND checkpoint_id = (
+            SELECT max(checkpoint_id) FROM checkpoints c
+            WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns)
+    ), ended AS (
+        SELECT task_id, bool_or(channel = %(taken)s) AS was_answered FROM open GROUP BY task_id
+        HAVING bool_or(channel <> ALL(%(no_output)s))
+    )
+    DELETE FROM checkpoint_writes w USING open, ended
+    WHERE w.thread_id = open.thread_id AND w.checkpoint_ns = open.checkpoint_ns
+        AND w.checkpoint_id = open.checkpoint_id AND w.task_id = open.task_id AND w.idx = open.idx
+        AND ended.task_id = open.task_id
+        AND (open.channel <> ALL(%(no_output)s) OR (open.channel = %(resume)s AND NOT ended.was_answered))
+"""
+passes_over_outputs: ContextVar[bool] = ContextVar("passes_over_outputs", default=False)
+"""Whether checkpoints are read without what their open step has given so far."""
 
 # PostgreSQL has no NUL in text. After an odd number of backslashes, `u0000` is that character; else it is plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -152,6 +177,14 @@ class ThreadSaver(AsyncPostgresSaver):
         self.let_go(thread_id)
         await self._writer.write(writes=[(thread_id, "", checkpoint_id, NO_TASK, "", 0, PAUSE, "null", b"")])
 
+    async def drop_outputs(self, thread_id: str) -> None:
+        """Make the tasks that have ended in an open step begin again: the state cannot take what they gave."""
+        self.let_go(thread_id)
+        async with self._cursor() as cursor:
+            await cursor.execute(
+                _DROP_OUTPUTS, {"thread": thread_id, "no_output": list(NO_OUTPUT), "taken": TAKEN, "resume": RESUME}
+            )
+
     async def is_paused(self, thread_id: str, checkpoint_id: str) -> bool:
         async with self._cursor() as cursor:
             await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE))
@@ -168,10 +201,14 @@ class ThreadSaver(AsyncPostgresSaver):
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """As the stock one, without answers of a former version that no task has taken."""
         loaded = await super()._load_checkpoint_tuple(value)
-        if not any(channel in {RESUME, TAKEN} for _, channel, _ in loaded.pending_writes or ()):
+        writes = loaded.pending_writes or []
+        if not writes:
             return loaded
-        paths = {write[0].decode(): write[4].decode() for write in value["pending_writes"]}
-        writes = without_failed_answers(loaded.pending_writes or [], value["checkpoint_ns"], loaded.checkpoint, paths)
+        if passes_over_outputs.get():
+            writes = without_outputs(writes)
+        if any(channel in {RESUME, TAKEN} for _, channel, _ in writes):
+            paths = {write[0].decode(): write[4].decode() for write in value["pending_writes"]}
+            writes = without_failed_answers(writes, value["checkpoint_ns"], loaded.checkpoint, paths)
         return loaded._replace(pending_writes=writes)
 
     def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, convert_to_openai_messages
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateSnapshot, _interrupt_id
 
 from core.json_form import as_json
 from domain.runs import Interruption
 from services.agent_registry import Agent
-from services.thread_saver import ThreadSaver
+from services.thread_saver import ThreadSaver, passes_over_outputs
 from services.threads import DATABASE_FAULTS, thread_database_down
 
 MOST_QUESTIONS_OF_A_TASK = 100
@@ -25,6 +26,8 @@ class ThreadState:
     is_open: bool
     answered: frozenset[str]
     """Ids of questions that were answered by nodes that ask another one now."""
+    is_broken: bool = False
+    """Whether the nodes that ended in the open step gave what cannot be made part of the state: it is passed over."""
 
     @property
     def is_paused(self) -> bool:
@@ -36,16 +39,35 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     """The newest state of a thread of this agent; raises `DatabaseUnavailable` when it cannot be read."""
     graph = agent.durable_graph_or_raise()
     config: Any = {"configurable": {"thread_id": key}}
+    is_broken = False
     try:
-        state = await graph.aget_state(config)
-        if state.interrupts and any(task.state is not None for task in state.tasks):
-            state = await graph.aget_state(config, subgraphs=True)
+        try:
+            state = await _snapshot(graph, config)
+        except DATABASE_FAULTS:
+            raise
+        except Exception:  # noqa: BLE001 - reducers are the agent's own code
+            state, is_broken = await _snapshot_before_step(graph, config), True
         interrupts, answered = _questions(state)
         if state.next and not interrupts:
             interrupts = await _pause(graph.checkpointer, key, state)
     except DATABASE_FAULTS as error:
         raise thread_database_down() from error
-    return ThreadState(messages_of(state.values), interrupts, bool(state.tasks), answered)
+    return ThreadState(messages_of(state.values), interrupts, bool(state.tasks), answered, is_broken)
+
+
+async def _snapshot(graph: CompiledStateGraph[Any], config: Any) -> StateSnapshot:
+    state = await graph.aget_state(config)
+    if state.interrupts and any(task.state is not None for task in state.tasks):
+        state = await graph.aget_state(config, subgraphs=True)
+    return state
+
+
+async def _snapshot_before_step(graph: CompiledStateGraph[Any], config: Any) -> StateSnapshot:
+    token = passes_over_outputs.set(True)
+    try:
+        return await _snapshot(graph, config)
+    finally:
+        passes_over_outputs.reset(token)
 
 
 def messages_of(values: Any) -> list[BaseMessage]:

@@ -44,6 +44,9 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
     saver.keep(lease.key)
     state = await read_thread_state(agent, lease.key)
     try:
+        if state.is_broken:
+            await saver.drop_outputs(lease.key)
+            saver.keep(lease.key)
         if request.resumes:
             return Turn(lease, True, await _answers(request.resume, state, lease, saver), state.messages)
         if state.interrupts:
