@@ -7,11 +7,14 @@ from starlette.responses import Response
 
 from api.deps import CurrentServices, CurrentToken
 from api.native_format import interrupt_of
+from api.path_convertor import WHOLE
 from api.schemas import MAX_OFFSET, UNAUTHORIZED, answers, error_example
 from services.thread_state import conversation, read_thread_state
 from services.threads import Thread
 
 router = APIRouter(tags=["threads"])
+
+ONE_THREAD = f"/threads/{{thread_id:{WHOLE}}}"
 
 THREAD_EXAMPLE: dict[str, Any] = {
     "thread_id": "dossier-42",
@@ -53,7 +56,7 @@ async def list_threads(
     return {"threads": [_thread(thread) for thread in threads], "total": total}
 
 
-@router.get("/threads/{thread_id:path}", summary="Read a thread", responses=answers(CONVERSATION_EXAMPLE) | PROBLEMS)
+@router.get(ONE_THREAD, summary="Read a thread", responses=answers(CONVERSATION_EXAMPLE) | PROBLEMS)
 async def read_thread(thread_id: str, services: CurrentServices, caller: CurrentToken) -> dict[str, Any]:
     """A conversation, in OpenAI's shape of messages, and what its last run waits for."""
     thread = await services.threads.get_or_raise(thread_id, caller.principal.owner)
@@ -63,7 +66,7 @@ async def read_thread(thread_id: str, services: CurrentServices, caller: Current
 
 
 @router.delete(
-    "/threads/{thread_id:path}",
+    ONE_THREAD,
     summary="Forget a thread",
     status_code=204,
     response_class=Response,

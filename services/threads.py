@@ -8,6 +8,7 @@ Policy: fails closed. Without the database a run on a thread is refused; runs wi
 import asyncio
 import logging
 import time
+import unicodedata
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,8 @@ RETENTION_EVERY_S = 3600.0
 RETENTION_BATCH = 500
 STOP_S = 5.0
 DOTS = frozenset({".", ".."})
+UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})
+"""Unicode's categories of control characters and of separators of lines and of paragraphs."""
 
 DATABASE_FAULTS = OUTAGES
 
@@ -146,10 +149,9 @@ class Threads:
         """Raises `InvalidParameter` for an id that nothing can be kept under, or a new one that no address reaches."""
         if storable(thread_id) != thread_id:
             raise InvalidParameter("thread_id", f"{thread_id!r}: NUL and halves of surrogate pairs cannot be kept")
-        if not DOTS.isdisjoint(thread_id.split("/")):
-            row = await self._one(thread_sql.LOOK, {"owner": owner, "name": thread_id})
-            if row is None:
-                raise InvalidParameter("thread_id", f"{thread_id!r}: clients take '.' and '..' out of addresses")
+        problem = _problem_of_new_id(thread_id)
+        if problem and await self._one(thread_sql.LOOK, {"owner": owner, "name": thread_id}) is None:
+            raise InvalidParameter("thread_id", f"{thread_id!r}: {problem}")
 
     async def _holder(self) -> int | None:
         if self._presence.number is None and self._database.state == "ready":
@@ -296,6 +298,14 @@ class Threads:
         except (psycopg.Error, *DATABASE_FAULTS, NotImplementedError) as error:
             # Another pruning got in between, or the state is of a kind that cannot be pruned: only space is lost.
             logger.info("a thread was not pruned", extra={"reason": type(error).__name__})
+
+
+def _problem_of_new_id(thread_id: str) -> str | None:
+    if not DOTS.isdisjoint(thread_id.split("/")):
+        return "clients take '.' and '..' out of addresses"
+    if any(unicodedata.category(character) in UNPRINTABLE for character in thread_id):
+        return "it holds a control character or a line separator"
+    return None
 
 
 def _thread(row: dict[str, Any]) -> Thread:

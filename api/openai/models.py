@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from api.deps import CurrentServices, CurrentToken, Services
 from api.openai.model_name import target_of
 from api.openai.schemas import MODEL_EXAMPLE, NO_SUCH_MODEL, OPENAI_UNAUTHORIZED
+from api.path_convertor import WHOLE
 from api.schemas import answers
 from config.catalogue import ModelEntry, Route
 from domain.errors import UnknownModel
@@ -29,7 +30,7 @@ async def list_openai_models(services: CurrentServices, _: CurrentToken) -> dict
 
 
 @router.get(
-    "/models/{model_id:path}",
+    f"/models/{{model_id:{WHOLE}}}",
     summary="What one name stands for",
     responses=answers(MODEL_EXAMPLE) | NO_SUCH_MODEL | OPENAI_UNAUTHORIZED,
 )

@@ -67,7 +67,7 @@ async def test_a_list_is_bounded(client: httpx.AsyncClient) -> None:
     check_error(await client.get("/threads", params={"offset": -1}), 400, "invalid_request")
 
 
-@pytest.mark.parametrize("odd", ["a/b", "a//b", "/a/", "a%2Fb", "50 % ?x=1#y", "été 😀", "a\tb", "...", "a/..b"])
+@pytest.mark.parametrize("odd", ["a/b", "a//b", "/a/", "a%2Fb", "50 % ?x=1#y", "été 😀", "...", "a/..b"])
 async def test_odd_ids_are_read_and_forgotten(client: httpx.AsyncClient, provider: ScriptedProvider, odd: str) -> None:
     name = f"{odd} {uuid4()}/{odd}"
     play(provider, OUI)
@@ -79,11 +79,25 @@ async def test_odd_ids_are_read_and_forgotten(client: httpx.AsyncClient, provide
     check_error(await client.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize("odd", ["a\x00b", "..", "a/../b", "./a"])
+@pytest.mark.parametrize(
+    "odd", ["a\x00b", "..", "a/../b", "./a", "a\tb", "a\n", "a\nb", "\r", "\x7f", "\x85", "a\u2028", "\u2029a"]
+)
 async def test_ids_that_nothing_is_found_under_are_refused(client: httpx.AsyncClient, odd: str) -> None:
     for fields in ({"message": "Bonjour"}, {"message": "", "resume": True}):
         answer = await client.post("/completion", json={"thread_id": odd, **fields})
         assert "thread_id" in check_error(answer, 400, "invalid_parameter")
+
+
+@pytest.mark.parametrize("rest", ["%0A", "%0A%0A", "%0D", "%C2%85", "%E2%80%A8", "%0Ab", "%20"])
+async def test_an_address_is_read_to_its_last_character(
+    client: httpx.AsyncClient, provider: ScriptedProvider, rest: str
+) -> None:
+    name = f"nl-{uuid4()}"
+    play(provider, OUI)
+    assert (await turn(client, name, "Bonjour")).status_code == 200
+    check_error(await client.get(f"/threads/{name}{rest}"), 404, "not_found")
+    check_error(await client.delete(f"/threads/{name}{rest}"), 404, "not_found")
+    assert (await client.delete(f"/threads/{name}")).status_code == 204
 
 
 async def test_values_that_the_database_does_not_know_are_the_callers_matter(client: httpx.AsyncClient) -> None:
