@@ -3,6 +3,7 @@
 The forms are those of LangGraph's own server where it has one: a Decimal is its text, bytes are base64, a set a list.
 """
 
+import asyncio
 import base64
 import dataclasses
 import math
@@ -33,23 +34,26 @@ def as_json(value: object) -> Any:
 def text_of_object(value: object) -> str:
     """What an object says of itself, bounded; the name of its type where it says nothing, or cannot."""
     kind = type(value)
-    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
-        return f"<{kind.__qualname__}>"
     try:
+        if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+            return f"<{kind.__qualname__}>"
         return whole_characters(str(value)[:MAX_TEXT_OF_OBJECT])
-    except Exception:  # noqa: BLE001 - its own code: it may raise anything
+    except asyncio.CancelledError:
+        raise
+    except BaseException:  # noqa: BLE001 - its own code: it may raise anything, SystemExit too
         return f"<{kind.__qualname__}>"
 
 
 def whole_characters(text: str) -> str:
     """The text as a plain `str`, halves of surrogate pairs joined where they meet and replaced where they do not."""
+    text = str.__str__(text)
     if text.isascii():
-        return str.__str__(text)
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return str.__str__(text)
+    return text
 
 
 class _Writer:
@@ -63,7 +67,9 @@ class _Writer:
         self._left -= 1
         try:
             return self._form(value, depth)
-        except Exception:  # noqa: BLE001 - enums, properties, iterators and models run code of their own
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # noqa: BLE001 - enums, properties, iterators and models run code of their own
             return text_of_object(value)
 
     def _form(self, value: object, depth: int) -> Any:
@@ -75,9 +81,10 @@ class _Writer:
             case str():
                 return whole_characters(value)
             case int():
-                return _whole_number(value)
+                return _whole_number(int.__int__(value))
             case float():
-                return float(value) if math.isfinite(value) else None
+                number = float.__float__(value)
+                return number if math.isfinite(number) else None
             case _:
                 return self._contained(value, depth)
 
@@ -124,7 +131,7 @@ class _Writer:
         return [self.form(item, depth) for item in islice(value, max(self._left, 0))]
 
     def _key(self, key: object) -> str:
-        form = self.form(key, MAX_DEPTH - 1) if not isinstance(key, str) else whole_characters(key)
+        form = self.form(key, MAX_DEPTH - 1) if type(key) is not str else whole_characters(key)
         match form:
             case str():
                 return form
@@ -154,9 +161,9 @@ def _single(value: object) -> Any:
 
 def _whole_number(value: int) -> int | str:
     if INT64_MIN <= value <= UINT64_MAX:
-        return int(value)
+        return value
     try:
-        return int.__str__(value)
+        return str(value)
     except ValueError:
         return hex(value)  # Python refuses to write more than 4,300 digits.
 

@@ -1,5 +1,6 @@
 """How a graph's state is written down: whole where its types allow it, else as near as can be, and with a warning."""
 
+import asyncio
 import contextlib
 import copy
 import dataclasses
@@ -7,6 +8,7 @@ import re
 import sys
 from collections import deque
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import ormsgpack
@@ -15,7 +17,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _msgpack_def
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from pydantic import BaseModel
 
-from core.json_form import INT64_MIN, MAX_DEPTH, UINT64_MAX, as_json
+from core.json_form import INT64_MIN, MAX_DEPTH, UINT64_MAX, as_json, whole_characters
 from services.run_context import current_run
 
 OF_THEIR_OWN_FORM = (datetime, re.Pattern, _DeltaSnapshot)
@@ -29,12 +31,19 @@ class StateSerializer(JsonPlusSerializer):
     """
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        if obj is None or isinstance(obj, bytes | bytearray):
+        if obj is None or type(obj) is bytes or type(obj) is bytearray:
             return super().dumps_typed(obj)
+        if (packed := self._packed(obj)) is None and (packed := self._packed(self._storable(obj, 0))) is None:
+            packed = self._pack(as_json(obj))
+        return "msgpack", packed
+
+    def _packed(self, value: Any) -> bytes | None:
         try:
-            return "msgpack", self._pack(obj)
-        except Exception:  # noqa: BLE001 - objects are asked for their content, which runs code of their own
-            return "msgpack", self._pack(self._storable(obj, 0))
+            return self._pack(value)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # noqa: BLE001 - objects are asked for their content, which runs code of their own
+            return None
 
     def _pack(self, value: Any) -> bytes:
         return ormsgpack.packb(value, default=self._default, option=_option)
@@ -59,13 +68,20 @@ class StateSerializer(JsonPlusSerializer):
         if depth > MAX_DEPTH:
             _warn(f"what is nested more than {MAX_DEPTH} deep is not kept in the thread")
             return as_json(value)
+        try:
+            return self._storable_part(value, depth)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # noqa: BLE001 - as above
+            _warn(f"{_name(type(value))} cannot be kept in the thread: its JSON form is")
+            return as_json(value)
+
+    def _storable_part(self, value: Any, depth: int) -> Any:
         match value:
-            case None | bool() | float() | str() | bytes():
+            case None | bool():
                 return value
-            case int():
-                if not _is_small(value):
-                    _warn("a whole number of more than 64 bits is kept as text in the thread")
-                return as_json(value)
+            case float() | str() | bytes() | int() if not isinstance(value, Enum):
+                return _plain(value)
             case dict():
                 return {_key(key): self._storable(part, depth + 1) for key, part in value.items()}
             case list() | tuple() | set() | frozenset() | deque():
@@ -74,21 +90,14 @@ class StateSerializer(JsonPlusSerializer):
                 return self._storable_object(value, depth)
 
     def _storable_object(self, value: Any, depth: int) -> Any:
-        if self._can_pack(value):
+        if self._packed(value) is not None:
             return value
         with contextlib.suppress(Exception):
             changed = self._with_storable_fields(value, depth)
-            if self._can_pack(changed):
+            if self._packed(changed) is not None:
                 return changed
         _warn(f"{_name(type(value))} cannot be kept in the thread: its JSON form is")
         return as_json(value)
-
-    def _can_pack(self, value: Any) -> bool:
-        try:
-            self._pack(value)
-        except Exception:  # noqa: BLE001 - as above
-            return False
-        return True
 
     def _with_storable_fields(self, value: Any, depth: int) -> Any:
         if isinstance(value, BaseModel):
@@ -101,12 +110,29 @@ class StateSerializer(JsonPlusSerializer):
         return changed
 
 
+def _plain(value: float | str | bytes) -> Any:
+    """The value of a plain type's own: encoders refuse or misread what is derived from one (`numpy.float64`)."""
+    match value:
+        case float():
+            return float.__float__(value)
+        case str():
+            return whole_characters(value)
+        case bytes():
+            return bytes(memoryview(value))
+        case _:
+            if not _is_small(int.__int__(value)):
+                _warn("a whole number of more than 64 bits is kept as text in the thread")
+            return as_json(value)
+
+
 def _key(key: Any) -> Any:
-    return key if isinstance(key, str | float | bool | None) or _is_small(key) else str(as_json(key))
+    """A dictionary's key as encoders take it: a plain value, else text."""
+    form = as_json(key)
+    return form if form is None or type(form) in {str, float, bool} or _is_small(form) else str(form)
 
 
-def _is_small(key: Any) -> bool:
-    return isinstance(key, int) and INT64_MIN <= key <= UINT64_MAX
+def _is_small(number: Any) -> bool:
+    return type(number) is int and INT64_MIN <= number <= UINT64_MAX
 
 
 def _name(kind: type) -> str:

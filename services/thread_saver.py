@@ -264,13 +264,14 @@ def with_memory(graph: CompiledStateGraph[Any], saver: BaseCheckpointSaver[Any])
     return durable
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether JSON gives it back as it is. An enum that is a string, say, would come back as that."""
-    if isinstance(value, str):
-        return type(value) is str and (value.isascii() or whole_characters(value) == value)
-    if isinstance(value, float):
-        return type(value) is float and math.isfinite(value)
-    return value is None or type(value) is bool or (type(value) is int and INT64_MIN <= value <= UINT64_MAX)
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii()) or whole_characters(value) == value
+    if kind is float:
+        return math.isfinite(value)
+    return value is None or kind is bool or (kind is int and INT64_MIN <= value <= UINT64_MAX)
 
 
 def _json(value: object) -> str:

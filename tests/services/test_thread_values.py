@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NotRequired, Optional, TypedDict, TypeVar
 
+import numpy
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
@@ -22,6 +23,7 @@ from api.native_format import NativeEvents, whole_answer
 from core.json_form import as_json
 from domain.runs import Progress
 from services.agent_registry import AgentOptions
+from services.state_serializer import StateSerializer
 from tests.house_for_tests import ask, events_of, failure_of, finish_of, house_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
 from tests.services.test_threads import server, state_of, turn
@@ -203,6 +205,47 @@ def nested() -> Any:
     return deep
 
 
+class Exits:
+    def __repr__(self) -> str:
+        raise SystemExit(3)
+
+    __str__ = __repr__
+
+
+class Nameless:
+    @property
+    def __class__(self) -> Any:
+        raise SystemExit(3)
+
+
+class HostileText(str):
+    def __str__(self, *_: Any) -> Any:
+        raise SystemExit(3)
+
+    __repr__ = isascii = encode = __str__
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Number(float):
+    pass
+
+
+class Whole(int):
+    pass
+
+
+class Data(bytes):
+    pass
+
+
+class HostileDict(dict[str, Any]):
+    def items(self) -> Any:
+        raise SystemExit(3)
+
+
 ANYTHING: dict[str, Any] = {
     "model": Item(price=Decimal("900.10")),
     "model of bytes": Raw(content=b"\xff"),
@@ -230,16 +273,33 @@ ANYTHING: dict[str, Any] = {
     "cycle": cycle(),
     "nested": nested(),
     "error": ValueError("x"),
+    "exits": [Exits()],
+    "exits in a model": Raw(content=Exits()),
+    "exits in an error": ValueError(Exits()),
+    "nameless": Nameless(),
+    "nameless in a list": [Nameless()],
+    "hostile text": [HostileText("x")],
+    "hostile dict": HostileDict(a=1),
+    "own text": Text("x"),
+    "own types": [Text("x"), Number(1.5), Whole(3), Data(b"x"), Whole(2**70)],
+    "own types as keys": {Text("x"): 1, Number(1.5): 2, Whole(3): 3, Data(b"x"): 4, Colour.RED: 5, Level.HIGH: 6},
+    "own bytes": Data(b"x"),
+    "numpy float": numpy.float64(1.5),
+    "numpy nan": numpy.float64("nan"),
+    "numpy numbers": [numpy.float64("inf"), numpy.float32(1.5), numpy.int64(3), numpy.bool_(True)],
+    "numpy keys": {numpy.float64(2): 1, numpy.int64(3): {numpy.float64("nan"): 1}, numpy.str_("a"): 1},
+    "numpy text": numpy.str_("a\x00b"),
+    "numpy array": {"a": numpy.arange(3)},
+    "half a surrogate in a key": {"k\udc00": {"\ud83d": "\ud83d"}},
+    "day as a key": {datetime(2020, 1, 1, tzinfo=UTC).date(): 1, Decimal("1.5"): 2, b"k": 3, 2**70: 4, math.nan: 5},
 }
 
 
 @pytest.mark.parametrize("name", ANYTHING)
 async def test_a_question_may_be_anything(database_url: str, tmp_path: Path, name: str) -> None:
-    value = ANYTHING[name]
-
     def create(llm: Any) -> StateGraph[Any]:
         graph: StateGraph[Any] = StateGraph(Base)
-        graph.add_node("asks", lambda _: {"messages": [AIMessage(f"got {interrupt(value)}")]})
+        graph.add_node("asks", lambda _: {"messages": [AIMessage(f"got {interrupt(ANYTHING[name])}")]})
         graph.add_edge(START, "asks")
         graph.add_edge("asks", END)
         return graph
@@ -254,7 +314,7 @@ async def test_a_question_may_be_anything(database_url: str, tmp_path: Path, nam
             if isinstance(event, Progress):
                 json.loads(encoder.progress(event).split(b"data: ")[1])
         last = json.loads(encoder.last(request, finished, None)[6:])
-        assert last["metadata"]["interrupt"]["value"] == as_json(value)
+        assert last["metadata"]["interrupt"]["value"] == as_json(ANYTHING[name])
         assert (await state_of(house, "t", "mine")).interrupts == finished.interrupts
         assert text_of(await turn(house, "", agent="mine", resume=1)) == "got 1"
 
@@ -265,6 +325,25 @@ async def test_a_state_may_hold_anything(database_url: str, tmp_path: Path, name
     async with server(database_url, tmp_path, agents=agents) as (house, _, _):
         assert failure_of(await turn(house, "put", agent="mine")) is None
         assert text_of(await turn(house, "see", agent="mine")) == "seen"
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        (numpy.float64(1.5), 1.5),
+        ([numpy.float64(1.5), {"a": numpy.float64(2)}], [1.5, {"a": 2.0}]),
+        ({numpy.float64(2): Text("x")}, {2.0: "x"}),
+        ({"k\udc00": 1}, {"k\ufffd": 1}),
+        ([Text("x"), Number(1.5), Whole(3), Data(b"x")], ["x", 1.5, 3, b"x"]),
+        ([HostileText("x")], ["x"]),
+    ],
+    ids=["number", "numbers", "key", "half", "own types", "hostile"],
+)
+def test_what_is_derived_from_a_plain_type_is_kept_as_that(value: Any, form: Any) -> None:
+    serializer = StateSerializer()
+    kept = serializer.loads_typed(serializer.dumps_typed(value))
+    assert kept == form
+    assert json.dumps(kept, default=repr) == json.dumps(form, default=repr)
 
 
 async def test_messages_keep_their_kind_when_a_part_of_one_cannot_be_kept(database_url: str, tmp_path: Path) -> None:
