@@ -53,7 +53,9 @@ NO_TASK = "00000000-0000-0000-0000-000000000000"
 TAKEN_INDEX = -100
 """Where no write of LangGraph's is."""
 
-_INTERRUPTS = "SELECT type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = %s"
+_INTERRUPTS = """
+    SELECT channel, checkpoint_id, type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = ANY(%s)
+"""
 _PAUSED = """
     SELECT 1 AS paused FROM checkpoint_writes
     WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
@@ -191,12 +193,13 @@ class ThreadSaver(AsyncPostgresSaver):
             return await cursor.fetchone() is not None
 
     async def interrupt_ids(self, thread_id: str) -> set[str]:
-        """The ids of what the thread's runs have asked, also of what was answered since, as far back as is kept."""
+        """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""
         async with self._cursor() as cursor:
-            await cursor.execute(_INTERRUPTS, (thread_id, INTERRUPT), binary=True)
+            await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE]), binary=True)
             rows = await cursor.fetchall()
-        found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows]
-        return {one.id for interrupts in found for one in interrupts if isinstance(one, Interrupt)}
+        pauses = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
+        found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows if row["channel"] == INTERRUPT]
+        return pauses | {one.id for interrupts in found for one in interrupts if isinstance(one, Interrupt)}
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """As the stock one, without answers of a former version that no task has taken."""

@@ -7,8 +7,9 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.types import interrupt
 
-from domain.errors import BadRequest, ThreadWaits
+from domain.errors import BadRequest, ThreadAnswered, ThreadWaits
 from domain.runs import Progress
 from tests.house_for_tests import House, ask, events_of, failure_of, finish_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
@@ -95,6 +96,37 @@ async def test_every_node_may_be_a_breakpoint(database_url: str, tmp_path: Path)
             stops += asked[0].next
             events = await turn(house, "", agent="mine", resume=None)
         assert stops == ["plan", "act"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_second_answer_to_a_pause_is_refused(database_url: str, tmp_path: Path, way: str) -> None:
+    async with server(database_url, tmp_path, OUI, OUI, agents={"mine": WAYS[way]}) as (house, _, threads):
+        first = finish_of(await turn(house, "Hi", agent="mine")).interrupts[0].id
+        assert text_of(await turn(house, "", agent="mine", resume={first: True})) == "Oui"
+        for again in (None, True, {first: True}):
+            assert "answered already" in await refusal(house, ThreadAnswered, "", agent="mine", resume=again)
+        second = finish_of(await turn(house, "Hi", agent="mine")).interrupts[0].id
+        assert first != second
+        assert first in await refusal(house, ThreadAnswered, "", agent="mine", resume={first: True})
+        # Nor when the earlier one is not kept any more.
+        await threads.saver.aprune([(await threads.get_or_raise("t", "tester")).key], strategy="keep_latest")
+        assert first in await refusal(house, ThreadAnswered, "", agent="mine", resume={first: True, second: True})
+        assert text_of(await turn(house, "", agent="mine", resume={second: True})) == "Oui"
+
+
+async def test_an_answer_to_a_passed_pause_is_none_to_a_later_question(database_url: str, tmp_path: Path) -> None:
+    def create(llm: Any) -> Any:
+        graph: StateGraph[Any] = StateGraph(MessagesState)
+        graph.add_node("ask", lambda _: {"messages": [AIMessage(f"got {interrupt('what?')}")]})
+        graph.add_edge(START, "ask")
+        return graph.compile(interrupt_before=["ask"])
+
+    async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
+        pause = finish_of(await turn(house, "Hi", agent="mine")).interrupts[0].id
+        (question,) = finish_of(await turn(house, "", agent="mine", resume={pause: True})).interrupts
+        assert question.value == "what?"
+        assert pause in await refusal(house, ThreadAnswered, "", agent="mine", resume={pause: True})
+        assert text_of(await turn(house, "", agent="mine", resume=1)) == "got 1"
 
 
 async def test_a_failure_elsewhere_is_no_pause(database_url: str, tmp_path: Path) -> None:
