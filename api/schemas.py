@@ -60,8 +60,8 @@ class CompletionBody(_Body):
     @model_validator(mode="before")
     @classmethod
     def _needs_no_message_to_resume(cls, body: Any) -> Any:
-        if isinstance(body, dict) and "resume" in body:
-            return {"message": "", **body}
+        if isinstance(body, dict) and "resume" in body and body.get("message") is None:
+            return {**body, "message": ""}
         return body
 
 

@@ -120,6 +120,7 @@ async def test_what_does_not_work_yet_is_refused_by_name(client: httpx.AsyncClie
 async def test_what_belongs_to_a_thread_or_a_project_is_refused_without_one(client: httpx.AsyncClient) -> None:
     assert "thread_id" in await refused(client, 400, "bad_request", resume={"answer": "yes"})
     assert "thread_id" in await refused(client, 400, "bad_request", message="", resume=None)
+    assert "thread_id" in await refused(client, 400, "bad_request", message=None, resume=None)
     assert "sources" in await refused(client, 400, "bad_request", sources=["d1"])
     assert await refused(client, 400, "invalid_request", thread_id="")
 
