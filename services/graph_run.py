@@ -26,7 +26,7 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
-from services.orphan_calls import has_orphans, with_orphans_answered
+from services.orphan_calls import conversations_of, has_orphans, with_orphans_answered
 from services.run_context import RunContext
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
@@ -73,7 +73,8 @@ async def run_graph(
     messages = messages_of(run.state)
     if turn is not None:
         turn.lease.messages = len(messages)
-        turn.lease.is_whole = not run.is_interrupted and not run.is_paused and not has_orphans(messages)
+        is_whole = not any(map(has_orphans, conversations_of(run.state).values()))
+        turn.lease.is_whole = is_whole and not run.is_interrupted and not run.is_paused
         interrupts = await _interrupts(agent, graph, turn, run)
         for pause in interrupts if run.is_paused else ():
             context.show("interrupt", {"id": pause.id, "value": pause.value})
@@ -140,14 +141,15 @@ def _entry(
         )
     messages = [as_langchain(message) for message in sent]
     entry = {"messages": messages} if agent.options.enter is None else agent.options.enter(messages)
-    if turn is None or not turn.messages:
+    if turn is None or not isinstance(turn.values, Mapping):
         return entry
-    kept = turn.messages
-    if agent.options.enter is None and len(kept) > max_messages:
-        kept = _newest(kept, keep=max_messages // 2)
+    state = turn.values
+    if agent.options.enter is None and len(turn.messages) > max_messages:
+        kept = _newest(turn.messages, keep=max_messages // 2)
+        state = {**state, "messages": kept}
         gone = turn.messages[: len(turn.messages) - len(kept)]
         entry = {"messages": [*(RemoveMessage(id=str(message.id)) for message in gone), *messages]}
-    return with_orphans_answered(graph, kept, entry)
+    return with_orphans_answered(graph, state, entry)
 
 
 def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:

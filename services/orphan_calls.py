@@ -13,33 +13,52 @@ from langgraph.types import Overwrite
 NO_RESULT = "The call was interrupted before it gave a result. It is not known whether it took effect."
 
 
-def with_orphans_answered(graph: CompiledStateGraph[Any], kept: Sequence[BaseMessage], entry: Any) -> Any:
-    """What a graph is started with, such that every tool call of the conversation has a result behind it.
+def with_orphans_answered(graph: CompiledStateGraph[Any], kept: Mapping[str, Any], entry: Any) -> Any:
+    """What a graph is started with, such that every tool call of a conversation has a result behind it.
 
-    `kept` is what the thread holds. A call that the entry itself answers is no orphan. A state that keeps no messages
-    from turn to turn has none either.
+    `kept` is the state of the thread; a conversation is whatever in it is a list of messages. A call that the entry
+    itself answers is no orphan. What does not stay from turn to turn has none either.
     """
-    if not isinstance(graph.channels.get("messages"), BinaryOperatorAggregate | DeltaChannel):
+    if not isinstance(entry, Mapping):
         return entry
-    new = entry.get("messages", []) if isinstance(entry, Mapping) else None
-    if not isinstance(new, list):
-        return entry
-    whole = list(_whole(kept, {one.tool_call_id for one in new if isinstance(one, ToolMessage)}))
-    if len(whole) == len(kept):
-        return entry
-    if whole[: len(kept)] == list(kept):
-        return {**entry, "messages": [*whole[len(kept) :], *new]}
-    # In the middle of the list, where no reducer puts anything.
-    for message in new:
-        if isinstance(message, BaseMessage) and not message.id:
-            message.id = str(uuid4())
-    # What the entry removes is not in `kept` any more.
-    return {**entry, "messages": Overwrite([*whole, *(one for one in new if not isinstance(one, RemoveMessage))])}
+    changed = {}
+    for name, messages in conversations_of(kept).items():
+        new = entry.get(name, [])
+        if isinstance(new, list) and isinstance(graph.channels.get(name), BinaryOperatorAggregate | DeltaChannel):
+            with_answers = _with_answers(messages, new)
+            if with_answers is not new:
+                changed[name] = with_answers
+    return {**entry, **changed} if changed else entry
+
+
+def conversations_of(state: Any) -> dict[str, list[BaseMessage]]:
+    """The lists of messages that a state holds, by their keys."""
+    # By the types themselves: `isinstance` runs the code of an object that has a `__class__` of its own.
+    return {
+        name: list(value)
+        for name, value in (state.items() if isinstance(state, dict) else ())
+        if issubclass(type(value), list | tuple) and value and all(issubclass(type(one), BaseMessage) for one in value)
+    }
 
 
 def has_orphans(messages: Sequence[BaseMessage]) -> bool:
     """Whether a tool call of the conversation has no result."""
     return any(next(_answers(message, messages, number, ()), None) for number, message in enumerate(messages))
+
+
+def _with_answers(kept: list[BaseMessage], new: list[Any]) -> Any:
+    """What a reducer of messages is given: the new ones, and before them the results that are missing."""
+    whole = list(_whole(kept, {one.tool_call_id for one in new if isinstance(one, ToolMessage)}))
+    if len(whole) == len(kept):
+        return new
+    if whole[: len(kept)] == kept:
+        return [*whole[len(kept) :], *new]
+    # In the middle of the list, where no reducer puts anything.
+    for message in new:
+        if isinstance(message, BaseMessage) and not message.id:
+            message.id = str(uuid4())
+    # What the entry removes is not in `kept` any more.
+    return Overwrite([*whole, *(one for one in new if not isinstance(one, RemoveMessage))])
 
 
 def _whole(messages: Sequence[BaseMessage], answered: Collection[str]) -> Iterator[BaseMessage]:

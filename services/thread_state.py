@@ -21,6 +21,8 @@ MOST_QUESTIONS_OF_A_TASK = 100
 class ThreadState:
     """`interrupts` is what the thread waits for. `is_open` says that a step has begun and not ended."""
 
+    values: Any
+    """What the graph's state is, most often a dictionary."""
     messages: list[BaseMessage]
     interrupts: tuple[Interruption, ...]
     is_open: bool
@@ -52,7 +54,7 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
             interrupts = await _pause(graph.checkpointer, key, state)
     except DATABASE_FAULTS as error:
         raise thread_database_down() from error
-    return ThreadState(messages_of(state.values), interrupts, bool(state.tasks), answered, is_broken)
+    return ThreadState(state.values, messages_of(state.values), interrupts, bool(state.tasks), answered, is_broken)
 
 
 async def _snapshot(graph: CompiledStateGraph[Any], config: Any) -> StateSnapshot:

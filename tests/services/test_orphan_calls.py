@@ -9,9 +9,11 @@ import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Overwrite
 
+from services.agent_registry import AgentOptions
 from services.orphan_calls import NO_RESULT, with_orphans_answered
 from tests.house_for_tests import failure_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
@@ -67,6 +69,35 @@ async def test_a_tool_that_raises_leaves_a_thread_that_goes_on(database_url: str
     assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
     assert provider.requests[1]["messages"][2]["content"] == NO_RESULT
     assert shape(provider.requests[2])[3:] == ["user", "assistant", "user"], "the answer is kept"
+
+
+class Chat(TypedDict):
+    chat: Annotated[list[Any], add_messages]
+
+
+async def test_a_conversation_may_have_another_key(database_url: str, tmp_path: Path) -> None:
+    def create(llm: Any) -> StateGraph[Any]:
+        model = llm.bind_tools([look_up])
+
+        async def think(state: Chat) -> dict[str, Any]:
+            return {"chat": [await model.ainvoke(state["chat"])]}
+
+        graph: StateGraph[Any] = StateGraph(Chat)
+        graph.add_node("think", think)
+        graph.add_node("tools", ToolNode([look_up], messages_key="chat", handle_tool_errors=False))
+        graph.add_edge(START, "think")
+        graph.add_conditional_edges("think", lambda state: "tools" if state["chat"][-1].tool_calls else END)
+        graph.add_edge("tools", "think")
+        return graph
+
+    options = AgentOptions(enter=lambda sent: {"chat": sent}, answer=lambda state: state["chat"][-1].text)
+    agents = {"mine": create}
+    async with server(database_url, tmp_path, CALL, OUI, OUI, agents=agents, options=options) as (house, provider, _):
+        assert failure_of(await turn(house, "un", agent="mine")) is not None
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+        assert text_of(await turn(house, "trois", agent="mine")) == "Oui"
+    assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
+    assert shape(provider.requests[2])[3:] == ["user", "assistant", "user"]
 
 
 async def test_a_caller_who_leaves_while_a_tool_runs(database_url: str, tmp_path: Path) -> None:
@@ -183,7 +214,7 @@ def result(call_id: str) -> ToolMessage:
 def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessage], whole: list[str] | None) -> None:
     graph = with_tools(look_up)(_Model()).compile()
     entry = {"messages": new}
-    found = with_orphans_answered(graph, kept, entry)
+    found = with_orphans_answered(graph, {"messages": kept}, entry)
     if whole is None:
         assert found is entry
         return
@@ -204,4 +235,4 @@ def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:
     graph.add_node("a", lambda state: state)
     graph.add_edge(START, "a")
     entry = {"messages": [HumanMessage("b")]}
-    assert with_orphans_answered(graph.compile(), [call("1")], entry) is entry
+    assert with_orphans_answered(graph.compile(), {"messages": [call("1")]}, entry) is entry
