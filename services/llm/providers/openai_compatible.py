@@ -16,7 +16,7 @@ from services.llm.history import restore
 from services.llm.providers.chunk_reader import read_answer
 from services.llm.providers.provider import Delta, ModelCall
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.wire import Endpoint, EndpointMemory
+from services.llm.providers.wire import Endpoint
 
 
 @dataclass(slots=True)
@@ -36,12 +36,14 @@ class OpenAICompatible:
     missing: Callable[[ModelEntry], str | None] = lambda _: None
     context_limit: int | None = None
     quirks: Quirks = AS_OPENAI
-    _memory: EndpointMemory = field(default_factory=EndpointMemory)
+    _endpoint: Endpoint = field(init=False)
     _adapters: dict[str, BaseChatOpenAI] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if is_openai_itself(self.base_url):
             self.quirks = replace(self.quirks, refuses_unknown_fields=True)
+        # Made once: what is learnt of it lasts as long as the process.
+        self._endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s, self.quirks)
 
     def unavailable_reason(self, model: ModelEntry, credential: Any = None) -> str | None:
         return self.missing(model)
@@ -53,8 +55,7 @@ class OpenAICompatible:
         return min(model.context.tokens, self.context_limit or model.context.tokens)
 
     def stream(self, call: ModelCall) -> AsyncGenerator[Delta]:
-        endpoint = openai_endpoint(self.name, self.base_url, self.api_key, self.stall_timeout_s, self.quirks)
-        return stream_openai(self.http, replace(endpoint, memory=self._memory), self._adapter(call.model), call)
+        return stream_openai(self.http, self._endpoint, self._adapter(call.model), call)
 
     def _adapter(self, model: ModelEntry) -> BaseChatOpenAI:
         adapter = self._adapters.get(model.id)

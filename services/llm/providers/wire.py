@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -92,8 +92,7 @@ async def ask_whole(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
 ) -> list[list[str] | dict[str, Any]]:
     """Send the payload and return the whole answer's deltas, or raise: nothing is given of an answer that breaks."""
-    whole = replace(endpoint, headers={**endpoint.headers, "Accept": "application/json"})
-    async with aclosing(stream_events(http, whole, payload, whole=True)) as deltas:
+    async with aclosing(stream_events(http, endpoint, payload, whole=True)) as deltas:
         return [delta async for delta in deltas]
 
 
@@ -124,19 +123,22 @@ async def _ask(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
 ) -> aiohttp.ClientResponse:
     """The response, its headers read. An endpoint that refuses `stream_options` is called once more, without it."""
-    bare = {key: value for key, value in payload.items() if key != "stream_options"}
     if not endpoint.memory.takes_stream_options:
-        payload = bare
+        payload = _without_stream_options(payload)
     try:
         return await _post(http, endpoint, payload, whole=whole)
     except StreamOptionsRefused as refused:
         if "stream_options" not in payload:
             raise
-        response = await _post(http, endpoint, bare, whole=whole)
+        response = await _post(http, endpoint, _without_stream_options(payload), whole=whole)
         # Only now is it known that this was the matter.
         endpoint.memory.takes_stream_options = False
         logger.info("stream options refused", extra={"provider": endpoint.provider, "reason": refused.message})
         return response
+
+
+def _without_stream_options(payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in payload.items() if key != "stream_options"}
 
 
 async def _post(
@@ -147,7 +149,7 @@ async def _post(
         response = await http.session.post(
             endpoint.url,
             data=orjson.dumps(payload),
-            headers=endpoint.headers,
+            headers={**endpoint.headers, "Accept": "application/json"} if whole else endpoint.headers,
             proxy=http.proxy_for(endpoint.url),
             # A POST would become a GET without its body, and the key goes to the address it was given for alone.
             allow_redirects=False,
