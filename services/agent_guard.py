@@ -42,9 +42,9 @@ class _Guarded(Coroutine[Any, Any, Any]):
 def guard_runs(
     loop: asyncio.AbstractEventLoop, coroutine: Any, *, context: Context | None = None, **options: Any
 ) -> "asyncio.Task[Any]":
-    """A task factory for the server's loop: tasks that belong to a run are guarded, all others are as ever."""
+    """A task factory for the server's loop: tasks that belong to an agent's run are guarded, all others are as ever."""
     run = current_run.get() if context is None else context.get(current_run)
-    if run is not None and asyncio.iscoroutine(coroutine):
+    if run is not None and run.is_agents and asyncio.iscoroutine(coroutine):
         coroutine = _Guarded(coroutine)
     return asyncio.Task(coroutine, loop=loop, context=context, **options)
 

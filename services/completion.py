@@ -277,6 +277,7 @@ def _context(request: RunRequest, name: str | None, model: str, project: SearchF
         credentials=request.credentials,
         subject=request.principal.subject,
         project=project,
+        is_agents=request.agent is not None,
         is_streamed=request.stream,
         shows_progress=request.events,
     )

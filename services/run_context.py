@@ -118,6 +118,8 @@ class RunContext:
     """What the run has retrieved so far, each passage once."""
     before_next_call: Callable[[], None] = lambda: None
     """Called before each call of a model but the first."""
+    is_agents: bool = True
+    """An agent's code runs in it, and not a model alone."""
     is_streamed: bool = True
     """The caller reads the answer as it comes, and not as a whole at its end."""
     warnings: dict[str, None] = field(default_factory=dict)
