@@ -8,7 +8,18 @@ import psutil
 
 from benchmarks.litellm_peer import KEY, LITELLM
 from benchmarks.load import Target, run_load
-from benchmarks.measuring import ROUNDS, STREAMS, TOKENS, Row, round_of, token_header, whole_round
+from benchmarks.measuring import (
+    ROUNDS,
+    STREAMS,
+    TOKENS,
+    Load,
+    Row,
+    Yardstick,
+    round_of,
+    token_header,
+    whole_round,
+    whole_rows,
+)
 from benchmarks.processes import rss_mb
 from benchmarks.slow_streams import allow_open_files, open_slow_streams
 
@@ -26,20 +37,27 @@ PEER_ROUNDS = 2
 Peer = tuple[psutil.Process, int] | None
 
 
-def measure_gateway(port: int, provider_port: int, server: psutil.Process) -> Iterator[Row]:
+def measure_gateway(port: int, provider_port: int, server: psutil.Process, provider: psutil.Process) -> Iterator[Row]:
     """Ours, with its limits."""
     streamed, whole = _targets(port, token_header(port))
     direct = Target(provider_port, PATH, WHOLE_BODY, b"", is_stream=False)
+    yardstick = Yardstick(Target(provider_port, PATH, STREAM_BODY, MARKER), provider)
     # Rounds over some seconds, and the worst of them too: what runs beside the requests shows there.
-    added = [_median_ms(whole) - _median_ms(direct) for _ in range(2 * ROUNDS)]
-    yield Row("time added to a request at concurrency 1 (median)", statistics.median(added), "ms", 1)
+    without = [_median_ms(direct) for _ in range(2 * ROUNDS)]
+    added = [_median_ms(whole) - each for each in without]
+    yield Row("time added to a request at concurrency 1 (median)", statistics.median(added), "ms")
     yield Row("  the worst round", max(added), "ms")
+    yield Row("  times the request by itself", statistics.median(added) / statistics.median(without), "x", 5)
     round_of(streamed, server)
-    costs = [round_of(streamed, server)[1] for _ in range(ROUNDS)]
-    yield Row(f"gateway: server CPU a token, {STREAMS} streams x {TOKENS} tokens", statistics.median(costs), "µs", 10)
-    costs = [whole_round(whole, server, requests=640, concurrency=CONCURRENCY)[1] for _ in range(ROUNDS)]
+    costs, tokens_us = [], []
+    for _ in range(ROUNDS):
+        costs.append(round_of(streamed, server)[1])
+        tokens_us.append(yardstick.token_us())
+    median = statistics.median(costs)
+    yield Row(f"gateway: server CPU a token, {STREAMS} streams x {TOKENS} tokens", median, "µs")
+    yield Row("  times the fake provider's own CPU a token", median / statistics.median(tokens_us), "x", 1.75)
     what = f"gateway: server CPU a non-streaming request, concurrency {CONCURRENCY}"
-    yield Row(what, statistics.median(costs), "ms", 0.5)
+    yield from whole_rows(what, Load(whole, 640, CONCURRENCY), server, yardstick, limit=0.6)
     yield from _slow_streams(port, server)
 
 

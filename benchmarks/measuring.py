@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import statistics
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,39 @@ def whole_round(target: Target, process: psutil.Process, *, requests: int, concu
     if outcome.failures:
         raise RuntimeError(f"{target.path}: {outcome.failures} of {outcome.requests} requests failed")
     return outcome, (cpu_s(process) - before) / outcome.requests * 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent in a round."""
+
+    target: Target
+    requests: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """The fake provider, called directly: what its own token costs measures the machine and its present mood."""
+
+    direct: Target
+    provider: psutil.Process
+
+    def token_us(self) -> float:
+        """CPU µs a token, of one round."""
+        return round_of(self.direct, self.provider)[1]
+
+
+def whole_rows(what: str, load: Load, server: psutil.Process, yardstick: Yardstick, *, limit: float) -> Iterator[Row]:
+    """Answers in one piece, by the CPU that the provider takes to stream one of as many tokens; in turns with it."""
+    costs, tokens_us = [], []
+    for _ in range(ROUNDS):
+        costs.append(whole_round(load.target, server, requests=load.requests, concurrency=load.concurrency)[1])
+        tokens_us.append(yardstick.token_us())
+    median_ms = statistics.median(costs)
+    yield Row(what, median_ms, "ms")
+    times = median_ms * 1e3 / (statistics.median(tokens_us) * TOKENS)
+    yield Row("  times the fake provider's own CPU for a stream as long", times, "x", limit)
 
 
 @contextmanager

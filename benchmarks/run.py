@@ -56,7 +56,7 @@ def _measure(folder: Path) -> Iterator[Row]:
         processes = (server, provider_process, bare_process)
         yield from measure_spine(port, provider_port, bare_port, processes)
         # The peer starts for its own rounds only: it shares the server's core, and is not idle when idle.
-        yield from measure_gateway(port, provider_port, server)
+        yield from measure_gateway(port, provider_port, server, provider_process)
         with litellm_proxy(folder, provider_port, SERVER_CORE) as peer:
             yield from compare_gateway(port, server, peer)
         yield Row("memory after the load", rss_mb(server), "MB")
