@@ -7,8 +7,8 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from domain.errors import BadRequest, ProviderRefused, ProviderUnreachable, RateLimitedByProvider, RouteurError
 from domain.usage import Call, CallStatus, TokenUsage
-from services.llm.providers.provider import AnswerChunk, ModelCall
-from services.llm.providers.usage import Counted
+from services.llm.providers.provider import AnswerChunk, ModelCall, text_in
+from services.llm.providers.usage import NOTHING_COUNTED, Counted
 
 CHARS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
@@ -29,7 +29,7 @@ class CallMeter:
         self._first_s: float | None = None
         self._pieces = 0
         self._chars = 0
-        self._counted = Counted()
+        self._counted = NOTHING_COUNTED
 
     def saw_pieces(self, pieces: list[str]) -> None:
         if self._first_s is None:
@@ -45,7 +45,7 @@ class CallMeter:
                 self._counted = self._counted.updated(counted)
             if message.tool_call_chunks:
                 self.saw_pieces([fragment.get("args") or "" for fragment in message.tool_call_chunks])
-        if text := message.text:
+        if text := text_in(message):
             self.saw_pieces([text])
 
     def finish(self, status: CallStatus, error: BaseException | None) -> Call:
@@ -76,7 +76,7 @@ class CallMeter:
                 written = min(written, total)
                 read = total - written
         if read is None:
-            prompt_chars = sum(len(message.text) for message in self._call.messages)
+            prompt_chars = sum(len(text_in(message)) for message in self._call.messages)
             read = prompt_chars // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE * len(self._call.messages)
         return self._usage(read, written), True
 

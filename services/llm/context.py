@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 
 from domain.errors import ContextOverflow
+from services.llm.providers.provider import text_in
 
 CHARS_PER_TOKEN = 3
 """A cautious estimate: French runs to about 3.5 characters a token with the models we serve."""
@@ -48,4 +49,4 @@ def trim_messages(
 
 def estimated_tokens(message: BaseMessage) -> int:
     """About how many tokens a message takes; more rather than fewer."""
-    return len(message.text) // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE
+    return len(text_in(message)) // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from typing import TypeVar
 
 from config.catalogue import ModelEntry
@@ -26,13 +25,16 @@ async def counted(provider: Provider, call: ModelCall, on_call: Callable[[Call],
     status: CallStatus = "cancelled"
     failure: BaseException | None = None
     try:
-        async with aclosing(provider.stream(call)) as deltas:
+        deltas = provider.stream(call)
+        try:
             async for delta in deltas:
                 if isinstance(delta, list):
                     meter.saw_pieces(delta)
                 else:
                     meter.saw_chunk(delta)
                 yield delta
+        finally:
+            await deltas.aclose()
         status = "succeeded"
     except RouteurError as error:
         status, failure = "failed", error

@@ -12,7 +12,6 @@ import random
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -131,15 +130,17 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         """The models that serve this name now; without a name, the default chain. Raises when none can."""
         steps: list[ModelEntry | Hop] = []
         reasons: list[str] = []
+        is_served = False
         for model in self._named(name, default):
             if (reason := self.unavailable_reason(model, credentials)) is None:
                 steps.append(model)
+                is_served = True
                 continue
             reasons.append(reason)
             if name is not None:
                 # An unnamed model is whichever is set up: those that are not were never asked for.
                 steps.append(Hop(model.id, reason))
-        if all(isinstance(step, Hop) for step in steps):
+        if not is_served:
             what = "no model can serve now" if name is None else f"model {name!r} cannot serve now"
             raise ModelUnavailable(f"{what}: {'; '.join(dict.fromkeys(reasons))}")
         return Plan(tuple(steps))
@@ -159,15 +160,15 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
                 asked.on_hop(model)
                 continue
             tried.add(model.id)
-            is_last = not any(isinstance(step, ModelEntry) for step in waiting)
+            is_last = not waiting or not any(isinstance(step, ModelEntry) for step in waiting)
             attempts = ATTEMPTS_OF_THE_LAST if is_last else ATTEMPTS_OF_OTHERS
             started = False
             for attempt in range(1, attempts + 1):
+                given = self._attempt(model, asked)
                 try:
-                    async with aclosing(self._attempt(model, asked)) as given:
-                        async for each in given:
-                            started = True
-                            yield each
+                    async for each in given:
+                        started = True
+                        yield each
                 except RouteurError as error:
                     if started:
                         raise
@@ -179,6 +180,8 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
                     await asyncio.sleep(delay_s)
                 else:
                     return
+                finally:
+                    await given.aclose()
 
     def _able(self, plan: Plan, asked: AskedT) -> Plan:
         """The plan, a hop in the place of what cannot do what the request needs, unless no model of the name can.
@@ -211,14 +214,16 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
     def _in_order(self, plan: Plan, asked: AskedT) -> Waiting:
         """The plan, a hop in the place of what cools, unless all do: a lone deployment is asked in any case."""
         steps = Waiting()
+        is_served = False
         for step in plan.steps:
             if isinstance(step, ModelEntry):
                 key = deployment_key(step, asked.credentials.get(step.provider))
                 reason = self._health.cooling(key)
                 steps.append(step if reason is None else Hop(step.id, reason))
+                is_served = is_served or reason is None
             else:
                 steps.append(step)
-        return steps if any(isinstance(step, ModelEntry) for step in steps) else Waiting(plan.steps)
+        return steps if is_served else Waiting(plan.steps)
 
     def _give_up(
         self, model: ModelEntry, error: RouteurError, asked: AskedT, waiting: Waiting, tried: set[str]

@@ -12,7 +12,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 from domain.messages import VENDOR_FIELDS
 from domain.runs import ModelDelta
 from services.llm.history import RAW_TOOL_CALLS, parse_tool_calls
-from services.llm.providers.provider import AnswerChunk, Delta
+from services.llm.providers.provider import AnswerChunk, Delta, text_in
 from services.llm.vendor_fields import merged, with_fields
 
 
@@ -86,7 +86,7 @@ def _raw_calls(joined: AIMessageChunk, call_fields: Mapping[int, dict[str, Any]]
 
 def text_of(chunk: ChatGenerationChunk) -> list[str]:
     """The chunk's text as pieces: none or one."""
-    text = str(chunk.message.text)
+    text = text_in(chunk.message)
     return [text] if text else []
 
 

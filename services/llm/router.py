@@ -4,7 +4,6 @@ Which candidate is asked, when again, and who stands in for it: `services/llm/fa
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from domain.errors import ContextOverflow, ProviderError, RouteurError
 from services.llm.counting import counted
 from services.llm.failover import RETRY_WAIT_S, Asked, Failover, Plan, Waiting
 from services.llm.health import Health, deployment_key
-from services.llm.providers.provider import Delta, ModelCall, Provider
+from services.llm.providers.provider import Delta, ModelCall, Provider, text_in
 
 __all__ = ["Plan", "Request", "Router"]
 
@@ -85,24 +84,26 @@ class Router(Failover[Provider, Request, Delta]):
         )
         held: list[Delta] = []
         spoke = started = False
+        deltas = counted(self._servers[model.provider], call, asked.on_call)
         try:
-            async with aclosing(counted(self._servers[model.provider], call, asked.on_call)) as deltas:
-                async for delta in deltas:
-                    if started:
-                        yield delta
-                        continue
-                    held.append(delta)
-                    if not spoke and _means_something(delta):
-                        spoke = True
-                        asked.on_first_token()
-                    if spoke and not asked.held:
-                        started = True
-                        asked.model = model
-                        for early in held:
-                            yield early
+            async for delta in deltas:
+                if started:
+                    yield delta
+                    continue
+                held.append(delta)
+                if not spoke and _means_something(delta):
+                    spoke = True
+                    asked.on_first_token()
+                if spoke and not asked.held:
+                    started = True
+                    asked.model = model
+                    for early in held:
+                        yield early
         except ProviderError as error:
             self._health.failed(key, error)
             raise
+        finally:
+            await deltas.aclose()
         self._health.succeeded(key)
         if not started:
             asked.model = model
@@ -158,7 +159,7 @@ def _means_something(delta: Delta) -> bool:
 
 def _chunk_means_something(chunk: ChatGenerationChunk) -> bool:
     message = chunk.message
-    if message.text or message.additional_kwargs:
+    if text_in(message) or message.additional_kwargs:
         return True
     if isinstance(message.content, list) and any(_is_not_text(block) for block in message.content):
         return True
@@ -178,11 +179,12 @@ def _needed(request: Request) -> list[Capability]:
     shape = request.parameters.get("response_format")
     if isinstance(shape, dict) and shape.get("type") == "json_schema":
         needed.append("json_schema")
-    if any(_has_image(message) for message in request.messages):
-        needed.append("vision")
+    for message in request.messages:
+        if isinstance(message.content, list) and _has_image(message.content):
+            needed.append("vision")
+            break
     return needed
 
 
-def _has_image(message: BaseMessage) -> bool:
-    parts = message.content if isinstance(message.content, list) else []
+def _has_image(parts: list[Any]) -> bool:
     return any(isinstance(part, dict) and part.get("type") in IMAGE_PARTS for part in parts)

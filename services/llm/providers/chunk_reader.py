@@ -1,5 +1,6 @@
 """A rare event in OpenAI's form as LangChain's chunk: reasoning, tool calls, finish reason, usage, vendors' fields."""
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -9,10 +10,13 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 from core.http_client import HttpClient
+from domain.errors import ProviderCut
 from domain.messages import VENDOR_FIELDS
 from services.llm.providers.provider import AnswerChunk, Delta
 from services.llm.providers.usage import counted_in
-from services.llm.providers.wire import Endpoint, ask_whole, reading_chunk, stream_events
+from services.llm.providers.wire import Endpoint, ask_whole, stream_events
+
+logger = logging.getLogger("routeur.router")
 
 READ_KEYS = frozenset({"role", "content", "tool_calls", "reasoning", "reasoning_content", "refusal"})
 READ_KEYS_OF_CALLS = frozenset({"index", "id", "type"})
@@ -36,8 +40,12 @@ async def read_answer(
 def _read(provider: str, delta: list[str] | dict[str, Any]) -> Delta:
     if isinstance(delta, list):
         return delta
-    with reading_chunk(provider):
+    try:
         return read_chunk(delta)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # What makes no sense is the provider's fault, and not the agent's.
+        logger.warning("chunk not readable", extra={"provider": provider, "error": type(error).__name__})
+        raise ProviderCut(f"{provider} sent a chunk that cannot be read", retryable=True) from error
 
 
 def read_chunk(parsed: Mapping[str, Any]) -> AnswerChunk:
@@ -73,9 +81,10 @@ def _fields_of(delta: Mapping[str, Any]) -> dict[str, Any]:
     if len(delta) > 1 or "content" not in delta:
         if refusal := delta.get("refusal"):
             kept["refusal"] = refusal
-        fields = {key: value for key, value in delta.items() if key not in READ_KEYS and _is_worth_passing(value)}
-        if fields:
-            kept[VENDOR_FIELDS] = fields
+        if more := delta.keys() - READ_KEYS:
+            fields = {key: delta[key] for key in delta if key in more and _is_worth_passing(delta[key])}
+            if fields:
+                kept[VENDOR_FIELDS] = fields
     return kept
 
 

@@ -21,6 +21,7 @@ FAILURE = re.compile(
 such a word names, for each has its own, and new ones come."""
 
 WORDS: Mapping[str, FinishReason] = {
+    "stop": "stop",
     **dict.fromkeys(("length", "max_tokens", "max_length", "max_output_tokens", "model_length"), "length"),
     **dict.fromkeys(("model_context_window_exceeded", "incomplete", "length_limit", "token_limit"), "length"),
     **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "tooluse", "function_call"), "tool_calls"),
@@ -33,7 +34,7 @@ WORDS: Mapping[str, FinishReason] = {
 
 def finish_reason_of(given: Any, *, has_tool_calls: bool) -> FinishReason | None:
     """The reason; `None` where none is given. Tool calls are to be made whatever word ends the answer."""
-    word = _word(given)
+    word = _word(given) if given else ""
     if not word or word in NOT_YET:
         return None
     reason = WORDS.get(word, "stop")
@@ -42,9 +43,11 @@ def finish_reason_of(given: Any, *, has_tool_calls: bool) -> FinishReason | None
 
 def is_failure(given: Any) -> bool:
     """Whether the provider says with it that it could not finish."""
+    if not given:
+        return False
     word = _word(given)
     return word not in WORDS and FAILURE.search(word) is not None
 
 
 def _word(given: Any) -> str:
-    return given.strip().lower() if isinstance(given, str) else "" if not given else "other"
+    return given.strip().lower() if isinstance(given, str) else "other"

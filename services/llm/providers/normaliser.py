@@ -36,7 +36,7 @@ class Normaliser:
     def __init__(self, provider: str, tools: Collection[str] | None = None) -> None:
         self._provider = provider
         self._calls = ToolCalls(provider, tools)
-        self._halves = {name: Halves() for name in TEXTS}
+        self._halves: dict[str, Halves] = {}
         self._by_messages = False
         self._has_begun = False
         self._has_spoken = False
@@ -56,12 +56,13 @@ class Normaliser:
     @property
     def holds_half(self) -> bool:
         """Whether half a character waits for the rest."""
-        return any(halves.held for halves in self._halves.values()) or self._calls.holds_half
+        in_text = bool(self._halves) and any(halves.held for halves in self._halves.values())
+        return in_text or (self._calls.seen and self._calls.holds_half)
 
     @property
     def reads_all(self) -> bool:
         """Whether the next event must come here, plain or not."""
-        return self.holds_half or bool(self.choice_index)
+        return bool(self.choice_index) or self.holds_half
 
     def saw_text(self) -> None:
         """Text came in an event that says nothing else."""
@@ -78,22 +79,24 @@ class Normaliser:
                 # Usage beside no choice is the last event of a stream.
                 self._is_doubtful = False
             return parsed
-        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-            raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
-        own = next((choice for choice in choices if self._is_own(choice)), None)
+        own = self._own(choices)
         if own is None:
             return {**parsed, "choices": []}
         choice = self._choice(own)
         return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
 
-    def _is_own(self, choice: dict[str, Any]) -> bool:
+    def _own(self, choices: Any) -> dict[str, Any] | None:
         """One answer is requested, the first choice that comes: another one would be glued to it."""
-        index = choice.get("index")
-        if not isinstance(index, int):
-            return True
-        if self.choice_index is None:
-            self.choice_index = index
-        return index == self.choice_index
+        own: dict[str, Any] | None = None
+        for choice in choices if isinstance(choices, list) else [None]:
+            if not isinstance(choice, dict):
+                raise ProviderCut(f"{self._provider} sent choices that are not objects", retryable=True)
+            if own is None:
+                index = choice.get("index")
+                if self.choice_index is None and isinstance(index, int):
+                    self.choice_index = index
+                own = choice if not isinstance(index, int) or index == self.choice_index else None
+        return own
 
     def close(self) -> None:
         """The form of the answer has ended it: something that was complete needs no finish reason to be an answer."""
@@ -103,7 +106,7 @@ class Normaliser:
     def end(self) -> dict[str, Any] | None:
         """What was held back, as a last event. Raises `ProviderCut` for what makes no sense without the rest."""
         delta: dict[str, Any] = {name: rest for name, halves in self._halves.items() if (rest := halves.rest())}
-        if calls := self._calls.end():
+        if self._calls.seen and (calls := self._calls.end()):
             delta["tool_calls"] = calls
         reason = ("tool_calls" if self._calls.seen else "stop") if self._reason_due and self._reason is None else None
         return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} if delta or reason else None
@@ -119,7 +122,7 @@ class Normaliser:
         reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
         if reason is None and self._reason == "stop" and self._calls.seen:
             reason = "tool_calls"
-        if reason is not None and (empty := self._calls.settle()):
+        if reason is not None and self._calls.seen and (empty := self._calls.settle()):
             called = called + empty
         delta = _with_calls(delta, called)
         self._note_end(reason, has_content=_has_content(delta))
@@ -160,9 +163,12 @@ class Normaliser:
             delta = {**delta, "content": text}
             if thoughts:
                 delta["reasoning_content"] = thoughts
-        for name, halves in self._halves.items():
+        for name in TEXTS:
             piece = delta.get(name)
-            if isinstance(piece, str) and (whole := halves.join(piece)) != piece:
+            if not isinstance(piece, str) or (piece.isascii() and name not in self._halves):
+                continue
+            halves = self._halves.setdefault(name, Halves())
+            if (whole := halves.join(piece)) != piece:
                 delta = {**delta, name: whole}
         return delta
 
@@ -199,7 +205,10 @@ def _with_calls(delta: dict[str, Any], called: list[dict[str, Any]]) -> dict[str
 
 
 def _has_content(delta: dict[str, Any]) -> bool:
-    return any(delta.get(name) for name in (*TEXTS, "tool_calls"))
+    given = delta.get
+    return bool(
+        given("content") or given("tool_calls") or given("reasoning_content") or given("reasoning") or given("refusal")
+    )
 
 
 def _of_blocks(content: Any) -> tuple[str | None, str]:

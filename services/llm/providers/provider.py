@@ -46,6 +46,12 @@ class ModelCall:
     credential: Any = field(default=None, repr=False)
 
 
+def text_in(message: BaseMessage) -> str:
+    """The text of a message. LangChain's property makes an object of its own kind of string each time."""
+    content = message.content
+    return content if isinstance(content, str) else str(message.text)
+
+
 class Provider(Protocol):
     """Serves the catalogue's models of its `name`. It neither retries nor logs prompts."""
 

@@ -45,6 +45,8 @@ class Halves:
 
     def rest(self) -> str:
         """At the end of the text: the replacement of a half that stayed alone."""
+        if not self.held:
+            return ""
         alone, self.held = self.held, ""
         return joined(alone)
 

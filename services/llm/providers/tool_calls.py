@@ -102,22 +102,19 @@ class _Call:
 class ToolCalls:
     """The calls of one answer. `seen` is whether there is any."""
 
-    __slots__ = ("_by_index", "_calls", "_last", "_positions", "_provider", "_tools", "_touched")
+    __slots__ = ("_by_index", "_calls", "_last", "_positions", "_provider", "_tools", "_touched", "seen")
 
     def __init__(self, provider: str, tools: Collection[str] | None = None) -> None:
         """`tools`: the names that the request offers; a name that is none of them may go on in the next event."""
         self._provider = provider
         self._tools = tools
+        self.seen = False
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._positions: list[_Call] = []
         """The calls of the last event, in its order."""
         self._touched: list[_Call] = []
         self._last: _Call | None = None
-
-    @property
-    def seen(self) -> bool:
-        return bool(self._calls)
 
     @property
     def has_half(self) -> bool:
@@ -256,6 +253,7 @@ class ToolCalls:
             call_id = f"{call_id}_{index}"
         call = _Call(index, call_id, fragment.given_id, fragment.given_index, fragment.name)
         self._calls.append(call)
+        self.seen = True
         return call
 
     def _touch(self, call: _Call, fragment: _Fragment) -> None:

@@ -1,8 +1,7 @@
 """What a provider counted, as far as it reported: figures that make no sense are unknown, never 0."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
@@ -15,8 +14,7 @@ MOST_TOKENS = 10**9
 """More than this is no count of one call's tokens: the figure is as good as unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """The figures of one call that its provider gave; `total` makes up for one of the first two."""
 
     input: int | None = None
@@ -27,8 +25,9 @@ class Counted:
 
     def updated(self, later: "Counted") -> "Counted":
         """What is known once these figures came too: some repeat a growing total, some give each figure apart."""
-        pairs = {each.name: (getattr(later, each.name), getattr(self, each.name)) for each in fields(self)}
-        return Counted(**{name: old if new is None else new for name, (new, old) in pairs.items()})
+        if self == NOTHING_COUNTED:
+            return later
+        return Counted(*(old if new is None else new for new, old in zip(later, self, strict=True)))
 
     def as_metadata(self) -> UsageMetadata | None:
         """The same for LangChain, which has no word for what is not known."""
@@ -40,6 +39,9 @@ class Counted:
         if self.reasoning is not None:
             usage["output_token_details"] = OutputTokenDetails(reasoning=self.reasoning)
         return usage
+
+
+NOTHING_COUNTED = Counted()
 
 
 def counted_in(parsed: Mapping[str, Any]) -> Counted | None:
@@ -56,28 +58,36 @@ def counted_in(parsed: Mapping[str, Any]) -> Counted | None:
         rest = total - (read if read is not None else written or 0)
         if rest >= 0:
             read, written = (rest, written) if read is None else (read, rest)
-    cached = _figure(_details(usage, INPUT_DETAILS).get("cached_tokens"))
+    cached = _detail(usage, INPUT_DETAILS, "cached_tokens")
     counted = Counted(
         read,
         written,
         total,
         # DeepSeek's own name.
         _figure(usage.get("prompt_cache_hit_tokens")) if cached is None else cached,
-        _figure(_details(usage, OUTPUT_DETAILS).get("reasoning_tokens")),
+        _detail(usage, OUTPUT_DETAILS, "reasoning_tokens"),
     )
-    return None if counted == Counted() else counted
+    return None if counted == NOTHING_COUNTED else counted
 
 
 def _first(usage: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    return next((figure for key in keys if (figure := _figure(usage.get(key))) is not None), None)
+    for key in keys:
+        if (figure := _figure(usage.get(key))) is not None:
+            return figure
+    return None
 
 
-def _details(usage: Mapping[str, Any], keys: tuple[str, ...]) -> Mapping[str, Any]:
-    return next((details for key in keys if isinstance(details := usage.get(key), dict)), {})
+def _detail(usage: Mapping[str, Any], keys: tuple[str, ...], name: str) -> int | None:
+    for key in keys:
+        if isinstance(details := usage.get(key), dict):
+            return _figure(details.get(name))
+    return None
 
 
 def _figure(value: Any) -> int | None:
     """A count of tokens: not negative, no fraction, and not beyond what a call can hold; in words too."""
+    if value is None:
+        return None
     if isinstance(value, str) and value.strip().isdecimal() and len(value) < 16:
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+import math
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 
 from core.http_client import HttpClient
-from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable, RouteurError
+from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
 from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.refusals import StreamOptionsRefused, refusal, retry_after_of
 from services.llm.providers.sse_decoder import Decoder
@@ -30,9 +30,6 @@ that began with finish reasons, or went on after one, is cut then; another one s
 
 END_OF_BODY_S = 0.25
 """How long the end of the body may come after `[DONE]` before the connection is given up instead of reused."""
-
-NO_LIMIT_S = 86_400.0
-"""An answer in one piece is waited for as long as the run may take: the run's own limit ends it."""
 
 
 @dataclass(slots=True)
@@ -55,56 +52,54 @@ class Endpoint:
 
 
 async def stream_events(
-    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool = False
+    http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
 ) -> AsyncGenerator[list[str] | dict[str, Any]]:
     """Send the payload and yield what comes: batches of text pieces, and every object that holds more.
 
-    Raises `ProviderError` unless the stream gave a finish reason: a cut answer is not an answer. `whole`: it was
-    requested in one piece, and nothing bounds the wait for its first byte.
+    Raises `ProviderError` unless the stream gave a finish reason: a cut answer is not an answer.
     """
-    decoder = Decoder(endpoint.provider, endpoint.quirks, tools=_tools_in(payload))
-    with _as_provider_errors(endpoint, decoder):
-        response = await _ask(http, endpoint, payload, whole=whole)
-        decoder.content_type = response.headers.get("Content-Type", "nothing named")
-        watch = _StallWatch(response.content, NO_LIMIT_S if whole else endpoint.stall_timeout_s)
-        try:
-            while received := await watch.read():
-                for delta in decoder.feed(received):
-                    yield delta
-                if decoder.failure is not None:
-                    raise _waiting(decoder.failure, response)
-                if decoder.done:
-                    # Only the end of the body is left: reading it gives the connection back to the pool.
-                    watch.allow(END_OF_BODY_S)
-                elif decoder.take_news():
-                    watch.allow(_patience_s(endpoint, decoder))
-        finally:
-            watch.stop()
-            # Returns a connection whose body was read to its end, and closes one that is still talking.
-            response.close()
-    for delta in decoder.end():
-        yield delta
-    if decoder.failure is not None:
-        raise _waiting(decoder.failure, response)
+    answer = await _answer_to(http, endpoint, payload, whole=False)
+    try:
+        while not answer.has_ended:
+            for delta in await answer.read():
+                yield delta
+        answer.raise_failure()
+    finally:
+        answer.close()
 
 
 async def ask_whole(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any]
 ) -> list[list[str] | dict[str, Any]]:
-    """Send the payload and return the whole answer's deltas, or raise: nothing is given of an answer that breaks."""
-    async with aclosing(stream_events(http, endpoint, payload, whole=True)) as deltas:
-        return [delta async for delta in deltas]
+    """Send the payload and return the whole answer's deltas, or raise: nothing is given of an answer that breaks.
+
+    What bounds the wait for its first byte is the run's own limit.
+    """
+    answer = await _answer_to(http, endpoint, payload, whole=True)
+    deltas: list[list[str] | dict[str, Any]] = []
+    try:
+        while not answer.has_ended:
+            deltas += await answer.read()
+        answer.raise_failure()
+    finally:
+        answer.close()
+    return deltas
 
 
 def _tools_in(payload: Mapping[str, Any]) -> frozenset[str]:
     """The names of the functions that the request offers."""
-    functions = [tool.get("function") for tool in payload.get("tools") or () if isinstance(tool, dict)]
+    tools = payload.get("tools")
+    if not tools:
+        return frozenset()
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)]
     names = [function.get("name") for function in functions if isinstance(function, dict)]
     return frozenset(name for name in names if isinstance(name, str))
 
 
 def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
     """After the finish reason only usage may follow: the caller, who has the text, is not kept waiting."""
+    if decoder.done:
+        return END_OF_BODY_S  # Reading it gives the connection back to the pool.
     if not decoder.finished:
         return endpoint.stall_timeout_s
     if decoder.is_settled and not decoder.normaliser.ended_with_text:
@@ -112,11 +107,13 @@ def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
     return min(endpoint.stall_timeout_s, AFTER_DOUBTFUL_FINISH_S)
 
 
-def _waiting(failure: RouteurError, response: aiohttp.ClientResponse) -> RouteurError:
-    """The failure that the body reported, with the wait that the headers ask for."""
-    if isinstance(failure, ProviderError) and failure.retry_after_s is None:
-        failure.retry_after_s = retry_after_of(response)
-    return failure
+async def _answer_to(http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool) -> "_Answer":
+    decoder = Decoder(endpoint.provider, endpoint.quirks, tools=_tools_in(payload))
+    try:
+        response = await _ask(http, endpoint, payload, whole=whole)
+    except (aiohttp.ClientError, OSError) as error:
+        raise _failure_of_line(endpoint, decoder, error) from error
+    return _Answer(endpoint, response, decoder, None if whole else endpoint.stall_timeout_s)
 
 
 async def _ask(
@@ -145,15 +142,19 @@ async def _post(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
 ) -> aiohttp.ClientResponse:
     """Raises what the provider's refusal means."""
-    async with asyncio.timeout(None if whole else endpoint.stall_timeout_s):
-        response = await http.session.post(
-            endpoint.url,
-            data=orjson.dumps(payload),
-            headers={**endpoint.headers, "Accept": "application/json"} if whole else endpoint.headers,
-            proxy=http.proxy_for(endpoint.url),
-            # A POST would become a GET without its body, and the key goes to the address it was given for alone.
-            allow_redirects=False,
-        )
+    request = http.session.post(
+        endpoint.url,
+        data=orjson.dumps(payload),
+        headers={**endpoint.headers, "Accept": "application/json"} if whole else endpoint.headers,
+        proxy=http.proxy_for(endpoint.url),
+        # A POST would become a GET without its body, and the key goes to the address it was given for alone.
+        allow_redirects=False,
+    )
+    if whole:
+        response = await request
+    else:
+        async with asyncio.timeout(endpoint.stall_timeout_s):
+            response = await request
     try:
         if response.status != 200:
             async with asyncio.timeout(endpoint.stall_timeout_s):
@@ -164,35 +165,19 @@ async def _post(
     return response
 
 
-@contextmanager
-def _as_provider_errors(endpoint: Endpoint, decoder: Decoder) -> Iterator[None]:
-    """What went wrong on the line, as the house's errors. Once the answer is settled nothing is wrong any more."""
+def _failure_of_line(endpoint: Endpoint, decoder: Decoder, error: aiohttp.ClientError | OSError) -> ProviderError:
+    """What went wrong on the line, as the house's error."""
     provider = endpoint.provider
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise ProviderUnreachable(f"{provider} cannot be reached (no connection in time)", retryable=True) from error
-    except TimeoutError as error:
-        if not decoder.is_settled:
-            raise ProviderStalled(
-                f"{provider} sent nothing for {_patience_s(endpoint, decoder):g} s", retryable=True
-            ) from error
-    except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or "no route"
-        raise ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True) from error
-    except (aiohttp.ClientError, OSError) as error:
-        if not decoder.is_settled:
-            raise broken_connection(provider, error) from error
-
-
-@contextmanager
-def reading_chunk(provider: str) -> Iterator[None]:
-    """While a vendor's class reads an object: what it cannot make sense of is the provider's fault, not the agent's."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        logger.warning("chunk not readable", extra={"provider": provider, "error": type(error).__name__})
-        raise ProviderCut(f"{provider} sent a chunk that cannot be read", retryable=True) from error
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ProviderUnreachable(f"{provider} cannot be reached (no connection in time)", retryable=True)
+        case aiohttp.ClientConnectorError():
+            reason = error.os_error.strerror or "no route"
+            return ProviderUnreachable(f"{provider} cannot be reached ({reason})", retryable=True)
+        case TimeoutError():
+            return ProviderStalled(f"{provider} sent nothing for {_patience_s(endpoint, decoder):g} s", retryable=True)
+        case _:
+            return broken_connection(provider, error)
 
 
 def broken_connection(provider: str, error: aiohttp.ClientError | OSError) -> ProviderCut:
@@ -202,39 +187,91 @@ def broken_connection(provider: str, error: aiohttp.ClientError | OSError) -> Pr
     return ProviderCut(f"{provider} broke the connection {how}", retryable=True)
 
 
-class _StallWatch:
-    """Reads a body, and gives up when no news came for too long. Comments are not news.
+class _Answer:
+    """Reads an answer, and gives up when no news came for too long. Comments are not news.
 
     One timer for the whole answer, re-armed when it fires early: a timeout a read would cost as much as the read.
     Time that the consumer takes between reads does not count: a slow client is not a stalled provider.
     """
 
-    __slots__ = ("_content", "_deadline", "_loop", "_reading", "_timer")
+    __slots__ = (
+        "_content",
+        "_deadline",
+        "_decoder",
+        "_endpoint",
+        "_loop",
+        "_reading",
+        "_response",
+        "_timer",
+        "has_ended",
+    )
 
-    def __init__(self, content: aiohttp.StreamReader, stall_s: float) -> None:
-        self._content = content
+    def __init__(
+        self, endpoint: Endpoint, response: aiohttp.ClientResponse, decoder: Decoder, stall_s: float | None
+    ) -> None:
+        """`stall_s` is for the first news; `None`: any time."""
+        decoder.content_type = response.headers.get("Content-Type", "nothing named")
+        self.has_ended = False
+        self._endpoint = endpoint
+        self._response = response
+        self._content = response.content
+        self._decoder = decoder
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + stall_s
+        self._deadline = math.inf
         self._reading = False
-        self._timer = self._loop.call_at(self._deadline, self._check)
+        self._timer: asyncio.TimerHandle | None = None
+        if stall_s is not None:
+            self._allow(stall_s)
 
-    async def read(self) -> bytes:
-        """What has come since the last read; nothing at the end of the body. Raises `TimeoutError` at the deadline."""
-        self._reading = True
-        received = await self._content.readany()
-        self._reading = False
-        return received
+    async def read(self) -> list[list[str] | dict[str, Any]]:
+        """The deltas that have come since the last read, perhaps none; `has_ended` says whether they are the last.
 
-    def allow(self, seconds: float) -> None:
+        Raises `ProviderError` for what goes wrong on the line. Once the answer is settled nothing is wrong any more,
+        and after `[DONE]` it is the decoder that knows what is missing.
+        """
+        decoder = self._decoder
+        try:
+            self._reading = True
+            received = await self._content.readany()
+            self._reading = False
+        except (aiohttp.ClientError, OSError) as error:
+            if not decoder.is_settled and not decoder.done:
+                raise _failure_of_line(self._endpoint, decoder, error) from error
+            received = b""
+        deltas = decoder.feed(received) if received else []
+        if decoder.failure is not None:
+            self.has_ended = True
+        elif not received or (decoder.done and self._content.at_eof()):
+            self.has_ended = True
+            self.close()
+            deltas += decoder.end()
+        elif decoder.take_news():
+            self._allow(_patience_s(self._endpoint, decoder))
+        return deltas
+
+    def raise_failure(self) -> None:
+        """Raise what the body reported, if it is a failure, with the wait that the headers ask for."""
+        failure = self._decoder.failure
+        if failure is None:
+            return
+        if isinstance(failure, ProviderError) and failure.retry_after_s is None:
+            failure.retry_after_s = retry_after_of(self._response)
+        raise failure
+
+    def close(self) -> None:
+        """Returns a connection whose body was read to its end, and closes one that is still talking."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._response.close()
+
+    def _allow(self, seconds: float) -> None:
         """Wait this long for the next news, from now."""
         deadline = self._loop.time() + seconds
         if deadline < self._deadline:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_at(deadline, self._check)
         self._deadline = deadline
-
-    def stop(self) -> None:
-        self._timer.cancel()
 
     def _check(self) -> None:
         now = self._loop.time()

@@ -233,6 +233,15 @@ async def test_a_provider_that_never_ends_after_its_finish_reason_does_not_hold_
     assert time.perf_counter() - started < WAIT_S
 
 
+@pytest.mark.parametrize("ending", [Stall(), Stall(comments=True), Cut()], ids=["silent", "comments", "cut"])
+async def test_after_its_done_mark_an_answer_that_lacks_something_is_told_to_lack_it(ending: Step):
+    started = time.perf_counter()
+    answer = await answer_to(chunk({"role": "assistant"}), DONE, ending, stall_s=STALL_S)
+    assert isinstance(answer.error, ProviderCut)
+    assert "without a finish reason" in str(answer.error)
+    assert time.perf_counter() - started < WAIT_S
+
+
 def repeating(*pieces: str) -> list[Step]:
     """A finish reason on every event, and a pause after each that is longer than what may follow a true end."""
     return [step for piece in pieces for step in (chunk({"content": piece}, "stop"), Wait(0.3))]
