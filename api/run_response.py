@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -24,18 +24,34 @@ PING = b": ping\n\n"
 class RunResponse(Response):
     """Runs an agent inside the answer, and watches for the client's leaving meanwhile."""
 
+    def __init__(self) -> None:
+        # Without the head of an answer, which whoever writes this one makes.
+        self.background = None
+        self.raw_headers = []
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = asyncio.create_task(self._answer(scope, receive, send), name="answer")
-        gone = asyncio.create_task(_client_gone(receive), name="client gone")
+        answer, has_left = cast("asyncio.Task[Any]", asyncio.current_task()), False
+
+        def end_answer(watch: asyncio.Task[None]) -> None:
+            nonlocal has_left
+            if not watch.cancelled():
+                watch.exception()  # Whatever it is, nothing more comes from this client.
+                has_left = True
+                answer.cancel()
+
+        watch = asyncio.create_task(_client_gone(receive), name="client gone")
+        watch.add_done_callback(end_answer)
         try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            # In the task of the request itself: once it ends, the run inside has been closed and counted.
+            await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            if not has_left:
+                raise
         finally:
-            gone.cancel()
-            answer.cancel()
-            # Cancelled or not, the answer is awaited: the run inside it must be closed and counted before we leave.
-            await asyncio.gather(answer, gone, return_exceptions=True)
-        if not answer.cancelled() and (error := answer.exception()):
-            raise error
+            watch.remove_done_callback(end_answer)
+            watch.cancel()
+            if has_left:
+                answer.uncancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise NotImplementedError
