@@ -30,7 +30,7 @@ from api import (
 from api.deps import Services
 from api.draining import draining_on_sigterm
 from api.errors import install_error_answers
-from api.middleware import BodyLimit, RequestBounds
+from api.middleware import BodyLimit, BusyRoutes, RequestBounds
 from api.openai import chat, embeddings, models, transcriptions
 from api.openai.schemas import OPENAI_ANY_ERROR
 from api.schemas import ANY_ERROR
@@ -109,10 +109,14 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,  # The redirect would go to whatever the Host header says.
+        # The framework's, which looks for OpenTelemetry's providers at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.services = services
     install_error_answers(app)
     _include_doors(app)
+    busy = {chat.PATH: chat.answer_chat, completion.PATH: completion.answer_completion}
+    app.add_middleware(BusyRoutes, endpoints=busy, error_handlers=app.exception_handlers)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -139,8 +143,6 @@ def _calm_garbage_collection() -> None:
 
 
 def _include_doors(app: FastAPI) -> None:
-    # In the order of their load: a path is compared with each route until one fits.
-    app.add_route(chat.PATH, chat.answer_chat, methods=["POST"], include_in_schema=False)
     for door in (chat, embeddings, models, transcriptions):
         app.include_router(door.router, responses=OPENAI_ANY_ERROR)
     native = (completion, auth, lists, threads, projects, documents, document_events, search)

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from api.deps import CurrentServices, CurrentToken
+from api.deps import CurrentToken, Services, verified_caller
 from api.errors import request_id_of
 from api.json_body import TooMuchStructure, read_json
 from api.openai.body import MAX_NAMES
@@ -27,6 +27,7 @@ from domain.runs import UNSET, RunRequest
 
 router = APIRouter(tags=["completion"])
 
+PATH = "/completion"
 MAX_LABELS = 32
 MAX_LABEL_CHARS = 512
 TOO_MANY_LABELS = f"metadata: at most {MAX_LABELS} labels of {MAX_LABEL_CHARS} characters each"
@@ -35,7 +36,7 @@ MAX_FIELDS = 64
 
 
 @router.post(
-    "/completion",
+    PATH,
     summary="Ask an agent",
     responses={
         **COMPLETION_RESPONSES,
@@ -50,11 +51,18 @@ MAX_FIELDS = 64
     },
     openapi_extra=COMPLETION_REQUEST,
 )
-async def complete(request: Request, caller: CurrentToken, services: CurrentServices) -> Response:
+async def complete(request: Request, _: CurrentToken) -> Response:
     """Runs the agent on the message, and answers whole or as a stream.
 
     Either form ends with what the run consumed: tokens by model, latency, price in EUR, emissions, equivalences.
     """
+    return await answer_completion(request)
+
+
+async def answer_completion(request: Request) -> Response:
+    """The same, without the framework's route (`BusyRoutes`), of which `complete` is the documentation."""
+    services: Services = request.app.state.services
+    caller = verified_caller(request, services)
     body = await _body_of(request, services.settings)
     run = _run_request(body, caller.principal, request_id_of(request), services.settings)
     if body.stream:
