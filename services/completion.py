@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Protocol
 from uuid import uuid4
@@ -27,6 +26,7 @@ from domain.runs import Failed, RecordsRuns, RunEvent, RunRequest, RunStatus, St
 from services.accounting.accountant import Accountant
 from services.agent_registry import Agent, Agents
 from services.graph_run import as_langchain, run_graph
+from services.llm.failover import Plan
 from services.llm.message import rare_delta, text_of
 from services.llm.router import Request, Router
 from services.own_models import UNKNOWN
@@ -93,10 +93,11 @@ class CompletionService:
         """
         agent = None if request.agent is None else self._agents.get_or_raise(request.agent)
         name = request.model if agent is None else agent.model_for(request.model)
-        model = self._planned_model(name, request, agent)
+        plan = self._plan(name, request, agent)
+        model = UNKNOWN if plan is None else plan.first.id
         project = await self._project_of(request, agent)
         context = _context(request, name, model, project)
-        run = Run(uuid4(), request, context, agent, datetime.now(UTC), time.perf_counter())
+        run = Run(uuid4(), request, context, agent, plan, datetime.now(UTC), time.perf_counter())
         await self._take_thread(run)
         self._ledger.begin(lost_row(run, None))
         # A process that dies later has settled calls by then, which its row must not forget.
@@ -129,11 +130,11 @@ class CompletionService:
                     self._record(run, "cancelled", None)
                     await self._release_thread(run, "cancelled")
 
-    def _planned_model(self, name: str | None, request: RunRequest, agent: Agent | None) -> str:
-        """The id of the model that is to answer. Raises when none can serve; an agent may bring its own."""
+    def _plan(self, name: str | None, request: RunRequest, agent: Agent | None) -> Plan | None:
+        """The models that are to answer. Raises when none can serve; `None` for an agent that brings its own."""
         if agent is not None and agent.options.own_models:
-            return UNKNOWN
-        return self._router.plan(name, request.credentials).first.id
+            return None
+        return self._router.plan(name, request.credentials)
 
     async def _project_of(self, request: RunRequest, agent: Agent | None) -> SearchFilter | None:
         """What the run may search. For an agent that reads no documents, and a model, a project is a label."""
@@ -189,10 +190,10 @@ class CompletionService:
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                if run.agent is None:
-                    await self._ask_model(run)
-                else:
+                if run.agent is not None:
                     await self._ask_agent(run, run.agent)
+                elif run.plan is not None:
+                    await self._ask_model(run, run.plan)
         except asyncio.CancelledError:
             if run.context.interruption is None:
                 raise
@@ -218,7 +219,7 @@ class CompletionService:
         max_messages = 0 if self._threads is None else self._threads.max_messages
         run.outcome = await run_graph(agent, run.request, run.context, run.turn, max_messages=max_messages)
 
-    async def _ask_model(self, run: Run) -> None:
+    async def _ask_model(self, run: Run, plan: Plan) -> None:
         """A model answers by itself: the same router and the same accounts, without a graph."""
         context = run.context
         asked = Request(
@@ -230,8 +231,8 @@ class CompletionService:
             on_call=context.calls.append,
             on_hop=context.hops.append,
         )
-        plan = self._router.plan(context.requested_model, context.credentials)
-        async with aclosing(self._router.stream(plan, asked)) as deltas:
+        deltas = self._router.stream(plan, asked)
+        try:
             async for delta in deltas:
                 if isinstance(delta, list):
                     await context.say(asked.answering_model, delta)
@@ -240,6 +241,8 @@ class CompletionService:
                     await context.say(asked.answering_model, pieces)
                 if (rare := rare_delta(delta, asked.answering_model)) is not None:
                     context.queue.put(rare)
+        finally:
+            await deltas.aclose()
         # A model that only calls a tool says nothing, and has answered all the same.
         context.answering_model = asked.answering_model
 
@@ -255,10 +258,9 @@ class CompletionService:
         request = run.request
         report = self._report(run)
         self._ledger.record(ledger_row(run, report, status, error))
-        logger.debug(
-            "run finished",
-            extra={"run_id": str(run.id), "request_id": request.request_id, "agent": request.agent, "status": status},
-        )
+        if logger.isEnabledFor(logging.DEBUG):
+            extra = {"run_id": str(run.id), "request_id": request.request_id, "agent": request.agent, "status": status}
+            logger.debug("run finished", extra=extra)
         return report
 
 
@@ -330,7 +332,8 @@ def _leaves(group: BaseExceptionGroup[RouteurError]) -> Iterator[RouteurError]:
 
 async def _outcome(task: asyncio.Task[RouteurError | None], run: Run) -> RouteurError | None:
     """How the run ended. Nobody who waits here has cancelled it: the server has, or the agent itself."""
-    await asyncio.wait({task})
+    if not task.done():
+        await asyncio.wait({task})
     if not task.cancelled():
         return task.result()
     if run.context.interruption is not None:

@@ -13,6 +13,7 @@ from services.accounting.metadata import lost_figures, record_figures
 from services.agent_registry import Agent
 from services.graph_run import GraphOutcome
 from services.llm.call_meter import CHARS_PER_TOKEN, TOKENS_PER_MESSAGE
+from services.llm.failover import Plan
 from services.run_context import RunContext
 from services.thread_turn import Turn
 
@@ -25,6 +26,7 @@ class Run:
     request: RunRequest
     context: RunContext
     agent: Agent | None
+    plan: Plan | None
     created_at: datetime
     started: float
     turn: Turn | None = None
@@ -105,5 +107,8 @@ def lost_row(run: Run, settled: Report | None) -> RunRecord:
 
 def estimated_prompt_tokens(messages: Sequence[Message]) -> int:
     """As a call that no provider counted is estimated."""
-    chars = sum(len(message.content) for message in messages if isinstance(message.content, str))
+    chars = 0
+    for message in messages:
+        if isinstance(message.content, str):
+            chars += len(message.content)
     return chars // CHARS_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)

@@ -58,6 +58,7 @@ class Consumption:
     def impact(self, report: Report) -> dict[str, Any]:
         """Price, emissions and what they were computed from; `None` where a figure is not known."""
         figures = impact_figures(report)
+        run_ids = [str(end.run_id) for end in self.finished]
         return {
             **figures,
             "model": self.finished[0].model,
@@ -66,10 +67,10 @@ class Consumption:
             "fallbacks": _fallbacks(self.finished),
             "sources": [source_of(passage) for end in self.finished for passage in end.sources],
             "interrupt": interrupt_of(self.finished[0].interrupts),
-            "warnings": [*figures["warnings"], *(warning for end in self.finished for warning in end.warnings)],
+            "warnings": [*figures["warnings"], *[warning for end in self.finished for warning in end.warnings]],
             "thread_id": self.request.thread_id,
-            "run_id": str(self.finished[0].run_id),
-            "run_ids": [str(end.run_id) for end in self.finished],
+            "run_id": run_ids[0],
+            "run_ids": run_ids,
             "request_id": self.request.request_id,
         }
 
