@@ -119,7 +119,8 @@ class Ledger:
             if not self._keep_in_memory(line, error):
                 return
         else:
-            self._note_recovery()
+            if self._degraded or self._dropping:
+                self._note_recovery()
         self.abandon(record.run_id)
         self._work.set()
 

@@ -8,6 +8,9 @@ from domain.usage import TokenUsage
 
 CURRENCY = "EUR"
 GRAMS_PER_KG = 1000
+NOTHING_KNOWN: Mapping[str, None] = dict.fromkeys(
+    ("output_tokens", "audio_s", "cost_eur", "energy_kwh", "gwp_kgco2eq", "wcf_liters")
+)
 
 
 def report_metadata(report: Report) -> dict[str, Any]:
@@ -82,10 +85,10 @@ def lost_figures(model: str, input_tokens: int | None, settled: Report | None = 
     """
     lost = {"model": model, "input_tokens": input_tokens, "output_tokens": None, "status": "lost", "estimated": True}
     calls = record_calls(settled) if settled is not None else ()
-    sent = [call["input_tokens"] for call in (*calls, lost)]
-    figures = ("output_tokens", "audio_s", "cost_eur", "energy_kwh", "gwp_kgco2eq", "wcf_liters")
-    known = None if None in sent else sum(sent)
-    return {**dict.fromkeys(figures), "input_tokens": known, "estimated": True, "calls": (*calls, lost)}
+    known = input_tokens
+    for call in calls:
+        known = None if known is None or call["input_tokens"] is None else known + call["input_tokens"]
+    return {**NOTHING_KNOWN, "input_tokens": known, "estimated": True, "calls": (*calls, lost)}
 
 
 def _pricing(price: Price) -> dict[str, Any]:

@@ -94,7 +94,7 @@ async def test_runs_still_going_on_at_a_stop_are_recorded_by_the_next_start(tmp_
 
 def test_the_file_holds_little_more_than_the_runs_that_go_on(tmp_path: Path) -> None:
     log = IntentLog.create(tmp_path / "a.intents")
-    runs = [a_record().run_id for _ in range(1_000)]
+    runs = [a_record().run_id for _ in range(3_000)]
     line = b"x" * 399 + b"\n"
     for run_id in runs:
         log.begin(run_id, line)
