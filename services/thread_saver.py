@@ -110,6 +110,8 @@ class ThreadSaver(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """As the stock one; the look at a thread before its run and the run itself share one reading."""
+        # For graphs that plain functions run in threads: the graph around them was read before, by the loop.
+        self.loop = asyncio.get_running_loop()
         place = config["configurable"]
         thread_id = str(place["thread_id"])
         if thread_id not in self._kept or place.get("checkpoint_ns") or get_checkpoint_id(config):
