@@ -26,7 +26,6 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
-from services.orphan_calls import conversations_of, has_orphans, with_orphans_answered
 from services.run_context import RunContext
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
@@ -63,7 +62,7 @@ async def run_graph(
 ) -> GraphOutcome:
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
     graph, config = _graph_and_config(agent, turn)
-    entry = _entry(agent, graph, request, turn, max_messages=max_messages)
+    entry = _entry(agent, request, turn, max_messages=max_messages)
     if turn is None and not request.events and not agent.has_breakpoints:
         final = await graph.ainvoke(entry, config)
         run = _Watched(state=final, is_interrupted=isinstance(final, dict) and bool(final.get(INTERRUPT)))
@@ -73,8 +72,7 @@ async def run_graph(
     messages = messages_of(run.state)
     if turn is not None:
         turn.lease.messages = len(messages)
-        is_whole = not any(map(has_orphans, conversations_of(run.state).values()))
-        turn.lease.is_whole = is_whole and not run.is_interrupted and not run.is_paused
+        turn.lease.is_whole = not run.is_interrupted and not run.is_paused
         interrupts = await _interrupts(agent, graph, turn, run)
         for pause in interrupts if run.is_paused else ():
             context.show("interrupt", {"id": pause.id, "value": pause.value})
@@ -127,9 +125,7 @@ def _graph_and_config(agent: Agent, turn: Turn | None) -> tuple[CompiledStateGra
     return agent.durable_graph_or_raise(), {**config, "configurable": {"thread_id": turn.lease.key}}
 
 
-def _entry(
-    agent: Agent, graph: CompiledStateGraph[Any], request: RunRequest, turn: Turn | None, *, max_messages: int
-) -> Any:
+def _entry(agent: Agent, request: RunRequest, turn: Turn | None, *, max_messages: int) -> Any:
     """What the graph is started with: the caller's messages in its own state, or the answer to what it asked."""
     if turn is not None and turn.resumes:
         return turn.command
@@ -141,15 +137,11 @@ def _entry(
         )
     messages = [as_langchain(message) for message in sent]
     entry = {"messages": messages} if agent.options.enter is None else agent.options.enter(messages)
-    if turn is None or not isinstance(turn.values, Mapping):
-        return entry
-    state = turn.values
-    if agent.options.enter is None and len(turn.messages) > max_messages:
+    if turn is not None and agent.options.enter is None and len(turn.messages) > max_messages:
         kept = _newest(turn.messages, keep=max_messages // 2)
-        state = {**state, "messages": kept}
         gone = turn.messages[: len(turn.messages) - len(kept)]
-        entry = {"messages": [*(RemoveMessage(id=str(message.id)) for message in gone), *messages]}
-    return with_orphans_answered(graph, state, entry)
+        return {"messages": [*(RemoveMessage(id=str(message.id)) for message in gone), *messages]}
+    return entry
 
 
 def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:

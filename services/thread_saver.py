@@ -31,6 +31,7 @@ from core.database import Database
 from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole_characters
 from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
+from services.orphan_calls import answer_orphans
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
@@ -260,10 +261,11 @@ def in_json(question: Interrupt) -> Interrupt:
 
 
 def with_memory(graph: CompiledStateGraph[Any], saver: BaseCheckpointSaver[Any]) -> CompiledStateGraph[Any]:
-    """The same graph, keeping its state under a thread's id.
+    """The same graph, keeping its state under a thread's id, where each turn can go on from what a run has left.
 
     A checkpoint names Python types by their module: only those that the graph's state declares are made again.
     """
+    answer_orphans(graph)
     saver = saver.with_allowlist(declared_types(graph))
     durable: CompiledStateGraph[Any] = graph.copy(update={"checkpointer": saver})
     return durable

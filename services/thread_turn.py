@@ -32,8 +32,6 @@ class Turn:
     """By the id of what they answer. A thread that waits at a breakpoint needs none."""
     messages: list[BaseMessage] = field(default_factory=list)
     """What the thread holds."""
-    values: Any = None
-    """The whole of its state, where it was read."""
 
     @property
     def command(self) -> Command[Any] | None:
@@ -62,7 +60,7 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
             state = await read_thread_state(agent, lease.key)
     except DATABASE_FAULTS as error:
         raise thread_database_down() from error
-    return Turn(lease, messages=state.messages, values=state.values)
+    return Turn(lease, messages=state.messages)
 
 
 def check_answer(value: Any) -> None:

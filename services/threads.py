@@ -76,7 +76,7 @@ class Lease:
     is_new: bool = False
     """Whether the run has made the thread: there is no state to read."""
     is_whole: bool = False
-    """Whether the state is at rest: nothing is pending, no step is open, each tool call has its result.
+    """Whether the state is at rest: nothing is pending, no step is open.
 
     As the last run left it; the run says how it leaves it. Where it is not known, the state is read.
     """

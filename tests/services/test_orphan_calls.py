@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.channels import BinaryOperatorAggregate
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
-from langgraph.types import Overwrite
 
 from services.agent_registry import AgentOptions
-from services.orphan_calls import NO_RESULT, with_orphans_answered
+from services.orphan_calls import NO_RESULT, answer_orphans, with_orphans_answered
+from services.thread_saver import ThreadSaver
 from tests.house_for_tests import failure_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
 from tests.scripted_provider import Status, Step, call_tool, finish
@@ -208,31 +210,94 @@ def result(call_id: str) -> ToolMessage:
         ([call("1"), result("1")], [HumanMessage("b")], None),
         ([call("1")], [result("1")], None),
         ([call("0"), result("0"), call("0")], [HumanMessage("b")], ["ai", "tool 0", "ai", "tool 0", "human"]),
+        ([call("1"), HumanMessage("a")], [HumanMessage("b")], ["ai", "tool 1", "human", "human"]),
+        ([call("1")], [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("b")], None),
         ([call("1", "2"), result("1")], [result("2")], None),
     ],
 )
 def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessage], whole: list[str] | None) -> None:
-    graph = with_tools(look_up)(_Model()).compile()
-    entry = {"messages": new}
-    found = with_orphans_answered(graph, {"messages": kept}, entry)
+    channels = {"messages": BinaryOperatorAggregate(list, add_messages)}
+    sent = with_orphans_answered(channels, {"messages": kept}, writes := [("messages", new)])
     if whole is None:
-        assert found is entry
+        assert sent is writes
         return
-    sent = found["messages"]
-    everything = sent.value if isinstance(sent, Overwrite) else [*kept, *sent]
-    assert [f"tool {m.tool_call_id}" if isinstance(m, ToolMessage) else m.type for m in everything] == whole
+    channel = channels["messages"].from_checkpoint(kept)
+    channel.update([value for _, value in sent])
+    found = channel.get()
+    assert [f"tool {m.tool_call_id}" if isinstance(m, ToolMessage) else m.type for m in found] == whole
 
 
-class _Model:
-    def bind_tools(self, _: Any) -> None: ...
-
-
-def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:
+async def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:
     class Last(TypedDict):
         messages: list[Any]
 
     graph: StateGraph[Any] = StateGraph(Last)
     graph.add_node("a", lambda state: state)
     graph.add_edge(START, "a")
-    entry = {"messages": [HumanMessage("b")]}
-    assert with_orphans_answered(graph.compile(), {"messages": [call("1")]}, entry) is entry
+    kept = graph.compile(checkpointer=InMemorySaver())
+    answer_orphans(kept)
+    config: Any = {"configurable": {"thread_id": "x"}}
+    await kept.ainvoke({"messages": [call("1")]}, config)
+    found = await kept.ainvoke({"messages": [HumanMessage("b")]}, config)
+    assert [one.type for one in found["messages"]] == ["human"]
+
+
+class Seen(TypedDict):
+    messages: Annotated[list[Any], add_messages]
+
+
+class Whole(Seen):
+    hidden: Annotated[list[Any], add_messages]
+
+
+@pytest.mark.parametrize("call_is_last", [True, False])
+async def test_a_conversation_that_neither_enters_nor_leaves_the_graph(
+    database_url: str, tmp_path: Path, *, call_is_last: bool
+) -> None:
+    def create(llm: Any) -> StateGraph[Any]:
+        async def think(state: Whole) -> dict[str, Any]:
+            sent = HumanMessage(state["messages"][-1].text)
+            if sent.text == "un":
+                return {"hidden": [sent, call("1"), *([] if call_is_last else [HumanMessage("Et ?")])]}
+            spoken = await llm.ainvoke([*state["hidden"], sent])
+            return {"hidden": [sent, spoken], "messages": [spoken]}
+
+        graph: StateGraph[Any] = StateGraph(Whole, input_schema=Seen, output_schema=Seen)
+        graph.add_node("think", think)
+        graph.add_edge(START, "think")
+        return graph
+
+    async with server(database_url, tmp_path, OUI, OUI, agents={"mine": create}) as (house, provider, _):
+        assert failure_of(await turn(house, "un", agent="mine")) is None
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+        assert text_of(await turn(house, "trois", agent="mine")) == "Oui"
+    between = [] if call_is_last else ["user"]
+    assert shape(provider.requests[0]) == ["user", "assistant", "tool 1", *between, "user"]
+    assert shape(provider.requests[1])[:-2] == shape(provider.requests[0])
+
+
+async def test_a_thread_is_read_once_a_turn(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a turn that ended with an open call: whoever writes the next one's input has the state before him."""
+    readings: list[str] = []
+
+    def create(llm: Any) -> StateGraph[Any]:
+        async def think(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [call("1") if state["messages"][-1].text == "deux" else AIMessage("Oui")]}
+
+        graph: StateGraph[Any] = StateGraph(MessagesState)
+        graph.add_node("think", think)
+        graph.add_edge(START, "think")
+        return graph
+
+    load = ThreadSaver._load_checkpoint_tuple
+
+    async def counted(saver: Any, row: Any) -> Any:
+        readings.append(row["checkpoint_id"])
+        return await load(saver, row)
+
+    async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
+        await turn(house, "un", agent="mine")
+        monkeypatch.setattr(ThreadSaver, "_load_checkpoint_tuple", counted)
+        for number, text in enumerate(("deux", "trois", "quatre"), 1):
+            await turn(house, text, agent="mine")
+            assert len(readings) == number
