@@ -9,6 +9,9 @@ from langchain_core.runnables import Runnable
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._utils import get_function_nonlocals
 
+MOST_HELD = 10_000
+"""A container of more than this holds data, and not what runs."""
+
 
 def graphs_within(graph: CompiledStateGraph[Any]) -> Iterator[CompiledStateGraph[Any]]:
     """The graph itself, and those that it runs, as far as they are there before it runs.
@@ -40,10 +43,9 @@ def _held_by(one: Any) -> list[Any]:
         held = [one.__func__, *_values(one.__self__)]
     elif issubclass(kind, partial):
         held = [one.func, *one.args, *one.keywords.values()]
-    elif issubclass(kind, dict):
-        held = list(one.values())
-    elif issubclass(kind, list | tuple | set | frozenset):
-        held = list(one)
+    elif issubclass(kind, dict | list | tuple | set | frozenset):
+        if len(one) <= MOST_HELD:
+            held = list(one.values() if issubclass(kind, dict) else one)
     elif issubclass(kind, Runnable):
         # Bindings, sequences, functions, tools: whatever has others run.
         held = _values(one)
