@@ -1,4 +1,4 @@
-"""An answer runs in its request's task: it ends with the client, and what ends it is told apart."""
+"""An answer runs in its request's task: it ends with the client, and what ended it is plain to see."""
 
 import asyncio
 from typing import Any
