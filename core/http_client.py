@@ -1,9 +1,12 @@
 """The one HTTP client of a worker, shared by every provider."""
 
+import functools
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 
 
 class HttpClient:
@@ -21,7 +24,7 @@ class HttpClient:
         its hosts file and whatever else it knows, and nothing that a caller names does (`core/name_lookup.py`).
         """
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60, resolver=aiohttp.ThreadedResolver()),
+            connector=_Connector(limit=0, keepalive_timeout=60, resolver=aiohttp.ThreadedResolver()),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=256 * 1024,
@@ -49,3 +52,24 @@ class HttpClient:
             proxy = getproxies().get(parts.scheme)
             self._proxies[host] = None if proxy is None or proxy_bypass(host) else proxy
         return self._proxies[host]
+
+
+class _Connection(ResponseHandler):
+    """aiohttp's (3.14), which resumes its parser and its socket at each piece that is read, paused or not: five calls a
+    token. Only the parser of a compressed body may wait without being paused.
+    """
+
+    __slots__ = ()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        payload = self._payload
+        if self._reading_paused or payload is None or getattr(payload, "total_compressed_bytes", None) is not None:
+            super().resume_reading(resume_parser)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes such connections."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(_Connection, loop=self._loop)  # type: ignore[assignment]  # A kind of it.
