@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from api.error_shapes import Problem, shape_of
@@ -108,6 +108,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._received = 0
         self._body_bytes = 0
         self._is_over_bound = False
+        # Those that had not been answered when another request came behind them.
+        self._earlier: list[RequestResponseCycle] = []
         # What the last sweep saw.
         self._seen = 0
         self._active_at = self._since
@@ -123,6 +125,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 transport.abort()
                 return
         _sweeper_of(self.server_state, self._limits.sweep_s).wake(self.loop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the last of several requests in a row that its client is gone, and goes on with the others."""
+        HttpToolsProtocol.connection_lost(self, exc)
+        self.pipeline.clear()
+        for cycle in self._earlier:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._phase == REFUSED:
@@ -144,7 +155,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 return
         self._phase = BODY
         self._window = None
+        before = self.cycle
         HttpToolsProtocol.on_headers_complete(self)
+        if self.pipeline and before is not None:
+            self._earlier.append(before)
         if self._is_over_bound:
             self.cycle.keep_alive = False
 

@@ -15,14 +15,16 @@ LARGE = 20_000_000
 
 class App:
     """Reads the body and answers with its length; `/wait` first waits until it is let go; `/deaf` reads late;
-    `/refuses` answers without reading."""
+    `/refuses` answers without reading; `/watch` answers when its client has left."""
 
     def __init__(self) -> None:
+        self.paths: list[str] = []
         self.go = asyncio.Event()
         self.is_waiting = asyncio.Event()
         self.was_cut_off = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        self.paths.append(scope["path"])
         if scope["path"] in {"/wait", "/deaf"}:
             self.is_waiting.set()
             await self.go.wait()
@@ -42,8 +44,9 @@ class App:
                 self.was_cut_off.set()
                 return
             length += len(message["body"])
-            if not message["more_body"]:
+            if not message["more_body"] and scope["path"] != "/watch":
                 break
+            self.is_waiting.set()
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(str(length)))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": str(length).encode()})

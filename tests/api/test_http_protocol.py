@@ -213,6 +213,28 @@ async def test_a_sender_that_waits_to_be_invited_is_not_cut_off(app: App, port: 
     connection.close()
 
 
+@pytest.mark.parametrize("behind", [0, 1, 2])
+async def test_a_client_that_leaves_ends_what_it_asked_first_and_begins_nothing_more(
+    app: App, port: int, behind: int
+) -> None:
+    """With requests behind the one that is being answered, uvicorn tells the last of them alone."""
+    connection = await Connection.open(port)
+    await connection.send(b"GET /watch HTTP/1.1\r\nHost: a\r\n\r\n" + behind * (GET + b"\r\n"))
+    async with asyncio.timeout(WAIT_S):
+        await app.is_waiting.wait()
+        connection.close()
+        await app.was_cut_off.wait()
+    await asyncio.sleep(0.1)
+    assert app.paths == ["/watch"]
+
+
+async def test_requests_in_a_row_are_answered_in_order(app: App, port: int) -> None:
+    connection = await Connection.open(port)
+    await connection.send(2 * (GET + b"Content-Length: 3\r\n\r\nabc") + GET + b"\r\n")
+    assert [(await connection.answer())[2] for _ in range(3)] == [b"3", b"3", b"0"]
+    connection.close()
+
+
 async def test_a_long_answer_is_no_slow_request(app: App, port: int) -> None:
     connection = await Connection.open(port)
     await connection.send(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
