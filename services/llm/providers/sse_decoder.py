@@ -207,7 +207,7 @@ class Decoder:
 
     def _saw_end(self) -> None:
         """The provider has ended its answer by its form, with a finish reason or not."""
-        self.done = self._news = True
+        self.done = True
         if self._quirks.gives_finish_reason:
             self.normaliser.close()
         else:

@@ -98,8 +98,6 @@ def _tools_in(payload: Mapping[str, Any]) -> frozenset[str]:
 
 def _patience_s(endpoint: Endpoint, decoder: Decoder) -> float:
     """After the finish reason only usage may follow: the caller, who has the text, is not kept waiting."""
-    if decoder.done:
-        return END_OF_BODY_S  # Reading it gives the connection back to the pool.
     if not decoder.finished:
         return endpoint.stall_timeout_s
     if decoder.is_settled and not decoder.normaliser.ended_with_text:
@@ -199,6 +197,7 @@ class _Answer:
         "_deadline",
         "_decoder",
         "_endpoint",
+        "_is_over",
         "_loop",
         "_reading",
         "_response",
@@ -212,6 +211,7 @@ class _Answer:
         """`stall_s` is for the first news; `None`: any time."""
         decoder.content_type = response.headers.get("Content-Type", "nothing named")
         self.has_ended = False
+        self._is_over = False
         self._endpoint = endpoint
         self._response = response
         self._content = response.content
@@ -245,6 +245,11 @@ class _Answer:
             self.has_ended = True
             self.close()
             deltas += decoder.end()
+        elif decoder.done:
+            if not self._is_over:
+                self._is_over = True
+                # Reading the end of the body gives the connection back to the pool.
+                self._allow(END_OF_BODY_S)
         elif decoder.take_news():
             self._allow(_patience_s(self._endpoint, decoder))
         return deltas

@@ -242,6 +242,15 @@ async def test_after_its_done_mark_an_answer_that_lacks_something_is_told_to_lac
     assert time.perf_counter() - started < WAIT_S
 
 
+async def test_what_still_comes_after_the_done_mark_does_not_hold_the_answer():
+    started = time.perf_counter()
+    more = [step for _ in range(40) for step in (Wait(0.1), chunk({"content": "more"}))]
+    answer = await answer_to(*say("Hi"), *finish(), *more)
+    assert answer.error is None
+    assert answer.text.startswith("Hi")
+    assert time.perf_counter() - started < 3
+
+
 def repeating(*pieces: str) -> list[Step]:
     """A finish reason on every event, and a pause after each that is longer than what may follow a true end."""
     return [step for piece in pieces for step in (chunk({"content": piece}, "stop"), Wait(0.3))]
