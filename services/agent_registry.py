@@ -15,6 +15,7 @@ from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel import Pregel
 
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
+from services.orphan_calls import answer_orphans_of_all_graphs
 from services.own_models import OwnModels
 from services.thread_saver import with_memory
 
@@ -118,6 +119,7 @@ class AgentRegistry:
     """Names and factories, gathered while graph files are imported."""
 
     def __init__(self) -> None:
+        answer_orphans_of_all_graphs()  # Before the first file of an agent is imported.
         self._registrations: dict[str, Registration] = {}
         self._seen: set[str] = set()
 

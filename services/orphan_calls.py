@@ -1,5 +1,6 @@
 """Tool calls without a result, which a run that failed or was cut off leaves behind, and which providers refuse."""
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -11,12 +12,10 @@ from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
 from langgraph.channels.base import BaseChannel
 from langgraph.constants import START
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
-from langgraph.graph.state import CompiledStateGraph
+from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel._read import ChannelRead
 from langgraph.pregel._write import ChannelWrite
 from langgraph.types import Overwrite
-
-from services.graphs_within import graphs_within
 
 NO_RESULT = "The call was interrupted before it gave a result. It is not known whether it took effect."
 
@@ -25,21 +24,40 @@ Write = tuple[str, Any]
 
 # LangGraph's name for how a node's output is sent.
 _SEND = "__pregel_send"
+# And for what keeps states; absent in a run without a thread.
+_SAVER = "__pregel_checkpointer"
+
+
+def answer_orphans_of_all_graphs() -> None:
+    """From now on, each graph that is compiled in this process answers its orphan calls: an agent's own, and those that
+    its nodes and tools run, wherever they come from. Without a thread nothing changes.
+    """
+    compile_graph: Any = StateGraph.compile
+    if hasattr(compile_graph, "answers_orphans"):
+        return
+
+    @functools.wraps(compile_graph)
+    def compile_answering(self: StateGraph[Any], *args: Any, **options: Any) -> CompiledStateGraph[Any]:
+        graph: CompiledStateGraph[Any] = compile_graph(self, *args, **options)
+        answer_orphans(graph)
+        return graph
+
+    compile_answering.answers_orphans = True  # type: ignore[attr-defined]  # So that it is done once.
+    StateGraph.compile = compile_answering  # type: ignore[method-assign, assignment]  # As the docstring says.
 
 
 def answer_orphans(graph: CompiledStateGraph[Any]) -> None:
-    """Have the graph, and each graph that it runs, answer its orphan calls whenever it is given a new input.
+    """Have the graph answer its orphan calls whenever it is given a new input.
 
     LangGraph writes the input of a graph by a step of its own, which is not taken when a run is resumed: it knows the
     state that the graph keeps, whatever of it others may see, and all that the input brings.
     """
-    for one in graphs_within(graph):
-        start = one.nodes[START]
-        first, *others = start.flat_writers
-        if isinstance(first, ChannelWrite) and not isinstance(first, _Start):
-            # Copies of a graph share its nodes. Those that were made of one before must see the change, too.
-            nodes: Any = one.nodes
-            nodes[START] = start.copy({"writers": [_Start(first.writes, one.channels), *others]})
+    start = graph.nodes[START]
+    first, *others = start.flat_writers
+    if isinstance(first, ChannelWrite) and not isinstance(first, _Start):
+        # Copies of a graph share its nodes. Those that were made of it before must see the change, too.
+        nodes: Any = graph.nodes
+        nodes[START] = start.copy({"writers": [_Start(first.writes, graph.channels), *others]})
 
 
 class _Start(ChannelWrite):
@@ -50,13 +68,15 @@ class _Start(ChannelWrite):
         self._kept = {
             name: channel
             for name, channel in channels.items()
-            # What does not stay from turn to turn has no orphans.
+            # What has no reducer is what the last node made it: nothing can be added.
             if isinstance(channel, BinaryOperatorAggregate | DeltaChannel)
         }
 
     def _write(self, input: Any, config: RunnableConfig) -> Any:  # noqa: A002 - LangGraph's name
-        writes: list[Write] = []
         places = config["configurable"]
+        if not places.get(_SAVER):
+            return super()._write(input, config)
+        writes: list[Write] = []
         super()._write(input, {**config, "configurable": {**places, _SEND: writes.extend}})
         kept = ChannelRead.do_read(config, select=list(self._kept))
         places[_SEND](with_orphans_answered(self._kept, kept, writes))
@@ -77,20 +97,25 @@ def with_orphans_answered(
     for name, messages in _conversations(kept).items():
         new = [value for channel, value in writes if channel == name]
         sent = [one for value in new for one in (value if isinstance(value, list | tuple) else [value])]
-        here = _without_removed(messages, {one.id for one in sent if isinstance(one, RemoveMessage)})
-        whole = list(_whole(here, {result for one in sent if (result := _answered_by(one))}))
-        if len(whole) == len(here):
-            continue
-        if whole[: len(here)] == here:
-            writes = [(name, whole[len(here) :]), *writes]
-            continue
-        # In the middle of the list, where no reducer puts anything.
-        channel = channels[name].from_checkpoint(whole)
-        # What the input removes is not there any more.
-        channel.update([_without_removals(value) for value in new])
-        others = [write for write in writes if write[0] != name]
-        writes = [*others, (name, Overwrite(channel.get()))]
+        whole = _with_answers(messages, sent)
+        if whole is not None:
+            # Overwritten: an answer may belong into the middle, and what a reducer takes is its graph's own matter.
+            channel = channels[name].from_checkpoint(whole)
+            # What the input removes is not there any more.
+            channel.update([_without_removals(value) for value in new])
+            writes = [*[write for write in writes if write[0] != name], (name, Overwrite(channel.get()))]
     return writes
+
+
+def _with_answers(kept: list[BaseMessage], sent: Sequence[Any]) -> list[BaseMessage] | None:
+    """What is kept, each call with a result, given what the input sends; `None` where nothing is missing."""
+    here = _without_removed(kept, {one.id for one in sent if isinstance(one, RemoveMessage)})
+    ids = {message.id for message in here if message.id is not None}
+    # A graph that is sent a whole history is sent results that it has: they are older calls'.
+    answered = {result for one in sent if getattr(one, "id", None) not in ids and (result := _answered_by(one))}
+    replaced = {one.id for one in sent if isinstance(one, AIMessage) and one.id in ids}
+    whole = list(_whole(here, answered, replaced))
+    return whole if len(whole) > len(here) else None
 
 
 def _conversations(state: Any) -> dict[str, list[BaseMessage]]:
@@ -121,17 +146,19 @@ def _answered_by(message: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _whole(messages: Sequence[BaseMessage], answered: Collection[str]) -> Iterator[BaseMessage]:
+def _whole(
+    messages: Sequence[BaseMessage], answered: Collection[str], replaced: Collection[str | None]
+) -> Iterator[BaseMessage]:
     """The messages, with an answer to each orphan behind those that the same message's calls have.
 
-    `answered` are the ids of results that follow. Some models count their calls from 0 in each message: an id alone
-    does not say whose result it is.
+    `answered` are the ids of results that follow, `replaced` those of messages that others will stand for. Some models
+    count their calls from 0 in each message: an id alone does not say whose result it is.
     """
     orphans: list[ToolMessage] = []
     for number, message in enumerate(messages):
         if not isinstance(message, ToolMessage):
             yield from orphans
-            orphans = list(_answers(message, messages, number, answered))
+            orphans = [] if message.id in replaced else list(_answers(message, messages, number, answered))
         yield message
     yield from orphans
 
@@ -155,6 +182,7 @@ def _answers(
     given = _results(messages, number + 1, answered) if calls else set()
     for call in calls:
         if (call_id := call.get("id")) and call_id not in given:
+            given.add(call_id)
             yield ToolMessage(
                 NO_RESULT, tool_call_id=call_id, name=call.get("name") or "", status="error", id=str(uuid4())
             )

@@ -203,6 +203,10 @@ def result(call_id: str) -> ToolMessage:
     return ToolMessage("x", tool_call_id=call_id)
 
 
+call_0 = AIMessage("", tool_calls=[{"name": "x", "args": {}, "id": "0"}], id="call")
+result_0 = ToolMessage("x", tool_call_id="0", id="result")
+
+
 @pytest.mark.parametrize(
     ("kept", "new", "whole"),
     [
@@ -213,6 +217,9 @@ def result(call_id: str) -> ToolMessage:
         ([call("1"), HumanMessage("a")], [HumanMessage("b")], ["ai", "tool 1", "human", "human"]),
         ([call("1")], [RemoveMessage(id=REMOVE_ALL_MESSAGES), HumanMessage("b")], None),
         ([call("1", "2"), result("1")], [result("2")], None),
+        ([call("1", "1")], [HumanMessage("b")], ["ai", "tool 1", "human"]),
+        ([call_0, result_0, call("0", "1")], [call_0, result_0], ["ai", "tool 0", "ai", "tool 0", "tool 1"]),
+        ([call_0], [AIMessage("none", id="call"), HumanMessage("b")], None),
     ],
 )
 def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessage], whole: list[str] | None) -> None:
@@ -225,6 +232,14 @@ def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessag
     channel.update([value for _, value in sent])
     found = channel.get()
     assert [f"tool {m.tool_call_id}" if isinstance(m, ToolMessage) else m.type for m in found] == whole
+
+
+def test_a_reducer_that_takes_one_message_is_given_no_list() -> None:
+    channel = BinaryOperatorAggregate(list, lambda one, other: [*one, other])
+    (write,) = with_orphans_answered({"log": channel}, {"log": [call("1")]}, [("log", HumanMessage("b"))])
+    kept = channel.from_checkpoint([call("1")])
+    kept.update([write[1]])
+    assert [one.type for one in kept.get()] == ["ai", "tool", "human"]
 
 
 async def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:

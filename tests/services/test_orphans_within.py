@@ -36,6 +36,9 @@ TWO_CALLS: list[Step] = [
 ANSWERED = ["user", "assistant", "tool call_1", "user"]
 
 
+TABLE: dict[str, Any] = {}
+
+
 class Outer(TypedDict):
     question: str
     answer: str
@@ -148,9 +151,64 @@ def called_by_a_tool(llm: Any) -> StateGraph[Any]:
     return whole
 
 
+def in_a_table(llm: Any) -> StateGraph[Any]:
+    TABLE["inner"] = inner(llm)
+
+    async def outer(state: Outer) -> Any:
+        async def ask() -> Any:
+            return await TABLE["inner"].ainvoke(state)
+
+        return await ask()
+
+    return one_node(outer)
+
+
+def of_an_object_that_is_called(llm: Any) -> StateGraph[Any]:
+    class Helper:
+        graph = inner(llm)
+
+    class Node:
+        helper = Helper()
+
+        async def __call__(self, state: Outer) -> Any:
+            return await self.helper.graph.ainvoke(state)
+
+    return one_node(Node())
+
+
+def compiled_while_it_runs(llm: Any) -> StateGraph[Any]:
+    async def outer(state: Outer) -> Any:
+        return await inner(llm).ainvoke(state)
+
+    return one_node(outer)
+
+
+def chooses_the_way(llm: Any) -> StateGraph[Any]:
+    class State(Outer):
+        said: str
+
+    graph = inner(llm)
+    said: dict[str, str] = {}
+
+    async def route(state: State) -> str:
+        said["it"] = (await graph.ainvoke({"question": state["question"]}))["answer"]
+        return "last"
+
+    whole: StateGraph[Any] = StateGraph(State)
+    whole.add_node("first", lambda state: {"said": ""})
+    whole.add_node("last", lambda state: {"answer": said["it"]})
+    whole.add_edge(START, "first")
+    whole.add_conditional_edges("first", route, ["last"])
+    return whole
+
+
 @pytest.mark.parametrize(
     "create",
     [
+        in_a_table,
+        of_an_object_that_is_called,
+        compiled_while_it_runs,
+        chooses_the_way,
         as_a_node,
         within_another,
         within_one_that_forgets,
