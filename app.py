@@ -115,8 +115,6 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
     app.state.services = services
     install_error_answers(app)
     _include_doors(app)
-    busy = {chat.PATH: chat.answer_chat, completion.PATH: completion.answer_completion}
-    app.add_middleware(BusyRoutes, endpoints=busy, error_handlers=app.exception_handlers)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -149,6 +147,8 @@ def _include_doors(app: FastAPI) -> None:
     for door in (*native, transcription, transcription_jobs, health):
         app.include_router(door.router, responses=ANY_ERROR)
     app.include_router(ask.router, responses=ask.ASK_ANY_ERROR)
+    busy = {chat.PATH: chat.answer_chat, completion.PATH: completion.answer_completion}
+    app.add_middleware(BusyRoutes, endpoints=busy, error_handlers=app.exception_handlers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
-    RemoveMessage,
     SystemMessage,
     convert_to_messages,
 )
+from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import StreamMode
+from langgraph.types import Overwrite, StreamMode
 from pydantic import ValidationError
 
 from core.json_form import as_json
@@ -137,11 +138,18 @@ def _entry(agent: Agent, request: RunRequest, turn: Turn | None, *, max_messages
         )
     messages = [as_langchain(message) for message in sent]
     entry = {"messages": messages} if agent.options.enter is None else agent.options.enter(messages)
-    if turn is not None and agent.options.enter is None and len(turn.messages) > max_messages:
-        kept = _newest(turn.messages, keep=max_messages // 2)
-        gone = turn.messages[: len(turn.messages) - len(kept)]
-        return {"messages": [*(RemoveMessage(id=str(message.id)) for message in gone), *messages]}
+    if turn is not None and len(turn.messages) > max_messages and _gathers_messages(agent):
+        for message in messages:
+            message.id = message.id or str(uuid4())
+        # Overwritten, for not every reducer knows how to remove.
+        return {"messages": Overwrite([*_newest(turn.messages, keep=max_messages // 2), *messages])}
     return entry
+
+
+def _gathers_messages(agent: Agent) -> bool:
+    """Whether the caller's messages are added to those of the thread; without a reducer they stand for them."""
+    channel = agent.durable_graph_or_raise().channels.get("messages")
+    return agent.options.enter is None and isinstance(channel, BinaryOperatorAggregate | DeltaChannel)
 
 
 def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:

@@ -96,6 +96,9 @@ def with_orphans_answered(
     """
     for name, messages in _conversations(kept).items():
         new = [value for channel, value in writes if channel == name]
+        if any(isinstance(value, Overwrite) for value in new):
+            writes = [_overwritten(write) if write[0] == name else write for write in writes]
+            continue
         sent = [one for value in new for one in (value if isinstance(value, list | tuple) else [value])]
         whole = _with_answers(messages, sent)
         if whole is not None:
@@ -105,6 +108,16 @@ def with_orphans_answered(
             channel.update([_without_removals(value) for value in new])
             writes = [*[write for write in writes if write[0] != name], (name, Overwrite(channel.get()))]
     return writes
+
+
+def _overwritten(write: Write) -> Write:
+    """What stands for a whole conversation is one that has its results, too."""
+    name, value = write
+    if not isinstance(value, Overwrite):
+        return write
+    messages = _conversations({name: value.value}).get(name, [])
+    whole = _with_answers(messages, ())
+    return write if whole is None else (name, Overwrite(whole))
 
 
 def _with_answers(kept: list[BaseMessage], sent: Sequence[Any]) -> list[BaseMessage] | None:

@@ -13,6 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.prebuilt import ToolNode, tools_condition
+from langgraph.types import Overwrite
 
 from services.agent_registry import AgentOptions
 from services.orphan_calls import NO_RESULT, answer_orphans, with_orphans_answered
@@ -232,6 +233,15 @@ def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessag
     channel.update([value for _, value in sent])
     found = channel.get()
     assert [f"tool {m.tool_call_id}" if isinstance(m, ToolMessage) else m.type for m in found] == whole
+
+
+def test_what_stands_for_a_conversation_has_its_results_too() -> None:
+    kept = {"messages": [HumanMessage("a"), call("1")]}
+    sent = [("messages", Overwrite([call("1"), HumanMessage("b")]))]
+    ((_, value),) = with_orphans_answered({"messages": BinaryOperatorAggregate(list, add_messages)}, kept, sent)
+    assert [one.type for one in value.value] == ["ai", "tool", "human"]
+    whole = [("messages", Overwrite([call("1"), result("1")]))]
+    assert with_orphans_answered({}, kept, whole) == whole
 
 
 def test_a_reducer_that_takes_one_message_is_given_no_list() -> None:

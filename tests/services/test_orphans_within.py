@@ -118,10 +118,10 @@ def called_by_a_method(llm: Any) -> StateGraph[Any]:
 
 
 def called_without_waiting(llm: Any) -> StateGraph[Any]:
-    graph = inner(llm)
+    TABLE["inner"] = inner(llm)
 
     def outer(state: Outer) -> Any:
-        return graph.invoke(state)
+        return TABLE["inner"].invoke(state)
 
     return one_node(outer)
 
@@ -151,27 +151,12 @@ def called_by_a_tool(llm: Any) -> StateGraph[Any]:
     return whole
 
 
-def in_a_table(llm: Any) -> StateGraph[Any]:
-    TABLE["inner"] = inner(llm)
-
-    async def outer(state: Outer) -> Any:
-        async def ask() -> Any:
-            return await TABLE["inner"].ainvoke(state)
-
-        return await ask()
-
-    return one_node(outer)
-
-
 def of_an_object_that_is_called(llm: Any) -> StateGraph[Any]:
-    class Helper:
+    class Node:
         graph = inner(llm)
 
-    class Node:
-        helper = Helper()
-
         async def __call__(self, state: Outer) -> Any:
-            return await self.helper.graph.ainvoke(state)
+            return await self.graph.ainvoke(state)
 
     return one_node(Node())
 
@@ -205,7 +190,6 @@ def chooses_the_way(llm: Any) -> StateGraph[Any]:
 @pytest.mark.parametrize(
     "create",
     [
-        in_a_table,
         of_an_object_that_is_called,
         compiled_while_it_runs,
         chooses_the_way,

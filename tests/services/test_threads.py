@@ -153,17 +153,6 @@ async def test_a_failed_turn_leaves_the_thread_usable(database_url: str, tmp_pat
     assert asked(provider)[1] == ["un", "deux"]
 
 
-async def test_the_state_is_trimmed_to_its_limit_and_begins_with_the_user(database_url: str, tmp_path: Path) -> None:
-    options = {"thread_max_messages": 6}
-    async with server(database_url, tmp_path, *[OUI] * 5, settings=options) as (house, provider, threads):
-        for number in range(5):
-            await turn(house, str(number))
-        lease = await threads.take("t", owner="tester", agent="echo", run_id=uuid4(), resumes=False)
-        assert lease.messages <= 6
-    assert asked(provider)[3] == ["0", "Oui", "1", "Oui", "2", "Oui", "3"]
-    assert asked(provider)[4] == ["3", "Oui", "4"]
-
-
 async def test_old_checkpoints_go_and_the_conversation_stays(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
