@@ -126,8 +126,12 @@ def _with_answers(kept: list[BaseMessage], sent: Sequence[Any]) -> list[BaseMess
     ids = {message.id for message in here if message.id is not None}
     # A graph that is sent a whole history is sent results that it has: they are older calls'.
     answered = {result for one in sent if getattr(one, "id", None) not in ids and (result := _answered_by(one))}
-    replaced = {one.id for one in sent if isinstance(one, AIMessage) and one.id in ids}
-    whole = list(_whole(here, answered, replaced))
+    # What stands for a message of the same id may have other calls, or none.
+    replaced: dict[str | None, BaseMessage] = {
+        one.id: one for one in sent if isinstance(one, AIMessage) and one.id in ids
+    }
+    here = [replaced.get(message.id, message) for message in here]
+    whole = list(_whole(here, answered))
     return whole if len(whole) > len(here) else None
 
 
@@ -159,19 +163,17 @@ def _answered_by(message: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _whole(
-    messages: Sequence[BaseMessage], answered: Collection[str], replaced: Collection[str | None]
-) -> Iterator[BaseMessage]:
+def _whole(messages: Sequence[BaseMessage], answered: Collection[str]) -> Iterator[BaseMessage]:
     """The messages, with an answer to each orphan behind those that the same message's calls have.
 
-    `answered` are the ids of results that follow, `replaced` those of messages that others will stand for. Some models
-    count their calls from 0 in each message: an id alone does not say whose result it is.
+    `answered` are the ids of results that follow. Some models count their calls from 0 in each message: an id alone
+    does not say whose result it is.
     """
     orphans: list[ToolMessage] = []
     for number, message in enumerate(messages):
         if not isinstance(message, ToolMessage):
             yield from orphans
-            orphans = [] if message.id in replaced else list(_answers(message, messages, number, answered))
+            orphans = list(_answers(message, messages, number, answered))
         yield message
     yield from orphans
 

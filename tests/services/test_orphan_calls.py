@@ -221,6 +221,7 @@ result_0 = ToolMessage("x", tool_call_id="0", id="result")
         ([call("1", "1")], [HumanMessage("b")], ["ai", "tool 1", "human"]),
         ([call_0, result_0, call("0", "1")], [call_0, result_0], ["ai", "tool 0", "ai", "tool 0", "tool 1"]),
         ([call_0], [AIMessage("none", id="call"), HumanMessage("b")], None),
+        ([call_0], [call_0, HumanMessage("b")], ["ai", "tool 0", "human"]),
     ],
 )
 def test_only_orphans_are_answered(kept: list[BaseMessage], new: list[BaseMessage], whole: list[str] | None) -> None:
