@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -109,7 +110,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._is_over_bound = False
         # Those that had not been answered when another request came behind them.
-        self._earlier: list[RequestResponseCycle] = []
+        self._earlier: deque[RequestResponseCycle] = deque()
         # What the last sweep saw.
         self._seen = 0
         self._active_at = self._since
@@ -157,8 +158,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._window = None
         before = self.cycle
         HttpToolsProtocol.on_headers_complete(self)
-        if self.pipeline and before is not None:
+        if self.pipeline:
+            # They are answered in their order: nothing is kept of those that have been.
+            while self._earlier and self._earlier[0].response_complete:
+                self._earlier.popleft()
             self._earlier.append(before)
+        elif self._earlier:
+            self._earlier.clear()
         if self._is_over_bound:
             self.cycle.keep_alive = False
 

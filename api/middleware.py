@@ -102,7 +102,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class BusyRoutes:
     """Answers POST on the paths that carry the load; everything else goes on to the framework.
 
-    Its routing, its dependencies and their exit stack, and its own layer of error handling cost a tenth of a request.
+    Its routing, its exit stack for dependencies and its second layer of error handling take some 35 calls a request.
     The same paths are routes of the framework, too, for the documentation and for the other methods.
     """
 

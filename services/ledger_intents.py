@@ -13,8 +13,8 @@ from uuid import UUID
 RUN_ID_BYTES = len('{"run_id":"') + 36
 """With what a row begins."""
 STALE_BYTES = 1_000_000
-"""How much of the file may belong to runs that have ended before it is rewritten: some 2,000 rows, which the
-database passes over in a tenth of a second. A new file costs as much as a hundred rows."""
+"""How much of the file may belong to runs that have ended before it is rewritten: some 2,000 rows. A new file costs as
+much as a hundred of them."""
 
 
 @dataclass(slots=True)

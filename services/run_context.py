@@ -42,7 +42,7 @@ class RunQueue:
         self._waiting = 0
         self._closed = False
         self._reader: asyncio.Future[None] | None = None
-        """Awaited by the reader while nothing is there. A future and not an event: it costs a quarter."""
+        """Awaited by the reader while nothing is there. A future costs less than an event."""
         self._room: asyncio.Event | None = None
         """Awaited by writers while the reader is far behind."""
 

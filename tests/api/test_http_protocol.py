@@ -228,11 +228,25 @@ async def test_a_client_that_leaves_ends_what_it_asked_first_and_begins_nothing_
     assert app.paths == ["/watch"]
 
 
-async def test_requests_in_a_row_are_answered_in_order(app: App, port: int) -> None:
-    connection = await Connection.open(port)
-    await connection.send(2 * (GET + b"Content-Length: 3\r\n\r\nabc") + GET + b"\r\n")
-    assert [(await connection.answer())[2] for _ in range(3)] == [b"3", b"3", b"0"]
-    connection.close()
+async def test_requests_in_a_row_are_answered_in_order_and_nothing_is_kept_of_them(app: App) -> None:
+    connections: list[Limited] = []
+
+    class Noted(Limited):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            connections.append(self)
+            super().connection_made(transport)
+
+    async with serving(Noted, app) as port:
+        connection = await Connection.open(port)
+        for _ in range(5):
+            await connection.send(2 * (GET + b"Content-Length: 3\r\n\r\nabc") + GET + b"\r\n")
+            assert [(await connection.answer())[2] for _ in range(3)] == [b"3", b"3", b"0"]
+        kept = connections[-1]._earlier
+        assert len(kept) <= 2, "those of one row at most"
+        await connection.send(GET + b"\r\n")
+        await connection.answer()
+        assert not kept
+        connection.close()
 
 
 async def test_a_long_answer_is_no_slow_request(app: App, port: int) -> None:
