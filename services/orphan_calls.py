@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
+from langgraph.channels import AnyValue, BinaryOperatorAggregate, DeltaChannel, LastValue
 from langgraph.channels.base import BaseChannel
 from langgraph.constants import START
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
@@ -21,6 +21,12 @@ NO_RESULT = "The call was interrupted before it gave a result. It is not known w
 
 Write = tuple[str, Any]
 """What a channel is given: its name, and what its reducer takes."""
+
+# What of a message's forms may stand in a list beside messages and dictionaries: a text, and a pair of role and text,
+# which the database gives back as a list.
+_SHORT_FORMS = (str, tuple, list)
+# Channels that a reducer adds to.
+_REDUCED = (BinaryOperatorAggregate, DeltaChannel)
 
 # LangGraph's name for how a node's output is sent.
 _SEND = "__pregel_send"
@@ -66,10 +72,7 @@ class _Start(ChannelWrite):
     def __init__(self, writes: Sequence[Any], channels: Mapping[str, Any]) -> None:
         super().__init__(writes)
         self._kept = {
-            name: channel
-            for name, channel in channels.items()
-            # What has no reducer is what the last node made it: nothing can be added.
-            if isinstance(channel, BinaryOperatorAggregate | DeltaChannel)
+            name: channel for name, channel in channels.items() if isinstance(channel, (*_REDUCED, LastValue, AnyValue))
         }
 
     def _write(self, input: Any, config: RunnableConfig) -> Any:  # noqa: A002 - LangGraph's name
@@ -91,22 +94,25 @@ def with_orphans_answered(
 ) -> Sequence[Write]:
     """The writes of an input, such that every tool call of a conversation has a result behind it.
 
-    `kept` is the state before; a conversation is whatever in it is a list of messages. A call that the input itself
-    answers is no orphan.
+    `kept` is the state before; a conversation is whatever in it is a list of messages, in any of their forms. A call
+    that the input itself answers is no orphan.
     """
     for name, messages in _conversations(kept).items():
         new = [value for channel, value in writes if channel == name]
-        if any(isinstance(value, Overwrite) for value in new):
+        if not isinstance(channels.get(name), _REDUCED):
+            # What the input gives takes the place of what is kept.
+            if not new and (whole := _with_answers(messages, ())) is not None:
+                writes = [*writes, (name, whole)]
+        elif any(isinstance(value, Overwrite) for value in new):
             writes = [_overwritten(write) if write[0] == name else write for write in writes]
-            continue
-        sent = [one for value in new for one in (value if isinstance(value, list | tuple) else [value])]
-        whole = _with_answers(messages, sent)
-        if whole is not None:
-            # Overwritten: an answer may belong into the middle, and what a reducer takes is its graph's own matter.
-            channel = channels[name].from_checkpoint(whole)
-            # What the input removes is not there any more.
-            channel.update([_without_removals(value) for value in new])
-            writes = [*[write for write in writes if write[0] != name], (name, Overwrite(channel.get()))]
+        else:
+            sent = [one for value in new for one in (value if isinstance(value, list | tuple) else [value])]
+            if (whole := _with_answers(messages, sent)) is not None:
+                # Overwritten: an answer may belong into the middle, and what a reducer takes is its graph's own matter.
+                channel = channels[name].from_checkpoint(whole)
+                # What the input removes is not there any more.
+                channel.update([_without_removals(value) for value in new])
+                writes = [*[write for write in writes if write[0] != name], (name, Overwrite(channel.get()))]
     return writes
 
 
@@ -120,35 +126,38 @@ def _overwritten(write: Write) -> Write:
     return write if whole is None else (name, Overwrite(whole))
 
 
-def _with_answers(kept: list[BaseMessage], sent: Sequence[Any]) -> list[BaseMessage] | None:
+def _with_answers(kept: Sequence[Any], sent: Sequence[Any]) -> list[Any] | None:
     """What is kept, each call with a result, given what the input sends; `None` where nothing is missing."""
     here = _without_removed(kept, {one.id for one in sent if isinstance(one, RemoveMessage)})
-    ids = {message.id for message in here if message.id is not None}
+    ids = {found for message in here if (found := _read(message, "id")) is not None}
     # A graph that is sent a whole history is sent results that it has: they are older calls'.
-    answered = {result for one in sent if getattr(one, "id", None) not in ids and (result := _answered_by(one))}
+    answered = {result for one in sent if _read(one, "id") not in ids and (result := _answered_by(one))}
     # What stands for a message of the same id may have other calls, or none.
-    replaced: dict[str | None, BaseMessage] = {
-        one.id: one for one in sent if isinstance(one, AIMessage) and one.id in ids
-    }
-    here = [replaced.get(message.id, message) for message in here]
+    replaced = {_read(one, "id"): one for one in sent if _is_models(one) and _read(one, "id") in ids}
+    here = [replaced.get(_read(message, "id"), message) for message in here]
     whole = list(_whole(here, answered))
     return whole if len(whole) > len(here) else None
 
 
-def _conversations(state: Any) -> dict[str, list[BaseMessage]]:
+def _conversations(state: Any) -> dict[str, list[Any]]:
     """The lists of messages that a state holds, by their keys."""
-    # By the types themselves: `isinstance` runs the code of an object that has a `__class__` of its own.
     return {
         name: list(value)
         for name, value in (state.items() if isinstance(state, dict) else ())
-        if issubclass(type(value), list | tuple) and value and all(issubclass(type(one), BaseMessage) for one in value)
+        if issubclass(type(value), list | tuple) and _are_messages(set(map(type, value)))
     }
 
 
-def _without_removed(messages: list[BaseMessage], removed: Collection[str | None]) -> list[BaseMessage]:
+def _are_messages(kinds: set[type]) -> bool:
+    # By the types themselves: `isinstance` runs the code of an object that has a `__class__` of its own.
+    long = {kind for kind in kinds if issubclass(kind, BaseMessage | dict)}
+    return bool(long) and all(issubclass(kind, _SHORT_FORMS) for kind in kinds - long)
+
+
+def _without_removed(messages: Sequence[Any], removed: Collection[str | None]) -> list[Any]:
     if REMOVE_ALL_MESSAGES in removed:
         return []
-    return [message for message in messages if message.id is None or message.id not in removed]
+    return [message for message in messages if (found := _read(message, "id")) is None or found not in removed]
 
 
 def _without_removals(value: Any) -> Any:
@@ -157,47 +166,69 @@ def _without_removals(value: Any) -> Any:
     return [one for one in value if not isinstance(one, RemoveMessage)] if isinstance(value, list) else value
 
 
-def _answered_by(message: Any) -> str | None:
-    """The id of the call whose result this is, in whatever form a reducer may take it."""
-    found = message.get("tool_call_id") if isinstance(message, dict) else getattr(message, "tool_call_id", None)
+def _read(message: Any, key: str) -> str | None:
+    """A text of a message, whether it is a dictionary or an object; `None` where it has none of the name."""
+    found = message.get(key) if isinstance(message, dict) else getattr(message, key, None)
     return found if isinstance(found, str) else None
 
 
-def _whole(messages: Sequence[BaseMessage], answered: Collection[str]) -> Iterator[BaseMessage]:
+def _is_models(message: Any) -> bool:
+    if isinstance(message, dict):
+        return (_read(message, "role") or _read(message, "type")) in {"assistant", "ai"}
+    return isinstance(message, AIMessage)
+
+
+def _answered_by(message: Any) -> str | None:
+    """The id of the call whose result this is."""
+    return _read(message, "tool_call_id")
+
+
+def _whole(messages: Sequence[Any], answered: Collection[str]) -> Iterator[Any]:
     """The messages, with an answer to each orphan behind those that the same message's calls have.
 
     `answered` are the ids of results that follow. Some models count their calls from 0 in each message: an id alone
     does not say whose result it is.
     """
-    orphans: list[ToolMessage] = []
+    orphans: list[Any] = []
     for number, message in enumerate(messages):
-        if not isinstance(message, ToolMessage):
+        if _answered_by(message) is None:
             yield from orphans
             orphans = list(_answers(message, messages, number, answered))
         yield message
     yield from orphans
 
 
-def _results(messages: Sequence[BaseMessage], first: int, answered: Collection[str]) -> set[str]:
+def _results(messages: Sequence[Any], first: int, answered: Collection[str]) -> set[str]:
     """The ids of the results before the next message of a model."""
     found: set[str] = set()
     for message in islice(messages, first, None):
-        if isinstance(message, AIMessage):
+        if _is_models(message):
             return found
-        if isinstance(message, ToolMessage):
-            found.add(message.tool_call_id)
+        if result := _answered_by(message):
+            found.add(result)
     return found.union(answered)
 
 
-def _answers(
-    message: BaseMessage, messages: Sequence[BaseMessage], number: int, answered: Collection[str]
-) -> Iterator[ToolMessage]:
-    # Those that could not be read go to the provider as well.
-    calls = (*message.tool_calls, *message.invalid_tool_calls) if isinstance(message, AIMessage) else ()
+def _answers(message: Any, messages: Sequence[Any], number: int, answered: Collection[str]) -> Iterator[Any]:
+    calls = list(_calls(message))
     given = _results(messages, number + 1, answered) if calls else set()
     for call in calls:
-        if (call_id := call.get("id")) and call_id not in given:
+        if (call_id := _read(call, "id")) and call_id not in given:
             given.add(call_id)
-            yield ToolMessage(
-                NO_RESULT, tool_call_id=call_id, name=call.get("name") or "", status="error", id=str(uuid4())
-            )
+            name = _read(call, "name") or _read(call.get("function"), "name") or ""
+            if isinstance(message, dict):
+                yield {"role": "tool", "tool_call_id": call_id, "name": name, "content": NO_RESULT}
+            else:
+                yield ToolMessage(NO_RESULT, tool_call_id=call_id, name=name, status="error", id=str(uuid4()))
+
+
+def _calls(message: Any) -> Iterator[dict[str, Any]]:
+    """The calls of a model's message, in OpenAI's form or LangChain's."""
+    if not _is_models(message):
+        return
+    if isinstance(message, dict):
+        found = message.get("tool_calls")
+        yield from (call for call in (found if isinstance(found, list) else ()) if isinstance(call, dict))
+    else:
+        # Those that could not be read go to the provider as well.
+        yield from (dict(call) for call in (*message.tool_calls, *message.invalid_tool_calls))

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolMessage,
+    convert_to_openai_messages,
+)
 from langchain_core.tools import tool
 from langgraph.channels import BinaryOperatorAggregate
 from langgraph.checkpoint.memory import InMemorySaver
@@ -253,19 +260,81 @@ def test_a_reducer_that_takes_one_message_is_given_no_list() -> None:
     assert [one.type for one in kept.get()] == ["ai", "tool", "human"]
 
 
-async def test_a_state_that_keeps_no_messages_has_no_orphans() -> None:
-    class Last(TypedDict):
-        messages: list[Any]
+class Kept(TypedDict):
+    question: str
+    history: list[Any]
+    answer: str
 
-    graph: StateGraph[Any] = StateGraph(Last)
+
+async def test_an_input_that_takes_the_place_of_a_conversation_has_no_orphans_of_it() -> None:
+    graph: StateGraph[Any] = StateGraph(Kept)
     graph.add_node("a", lambda state: state)
     graph.add_edge(START, "a")
     kept = graph.compile(checkpointer=InMemorySaver())
     answer_orphans(kept)
     config: Any = {"configurable": {"thread_id": "x"}}
-    await kept.ainvoke({"messages": [call("1")]}, config)
-    found = await kept.ainvoke({"messages": [HumanMessage("b")]}, config)
-    assert [one.type for one in found["messages"]] == ["human"]
+    await kept.ainvoke({"history": [call("1")]}, config)
+    found = await kept.ainvoke({"history": [HumanMessage("b")]}, config)
+    assert [one.type for one in found["history"]] == ["human"]
+
+
+class Gathered(Kept):
+    history: Annotated[list[Any], operator.add]
+
+
+@pytest.mark.parametrize("keep", [convert_to_openai_messages, lambda spoken: spoken], ids=["dictionaries", "messages"])
+@pytest.mark.parametrize("first", [{"role": "user", "content": "?"}, HumanMessage("?"), ("user", "?"), "?"])
+@pytest.mark.parametrize("state_type", [Kept, Gathered], ids=["whole", "added"])
+async def test_a_conversation_in_any_form_of_messages(
+    database_url: str, tmp_path: Path, state_type: Any, first: Any, keep: Any
+) -> None:
+    """Its nodes give the whole of it, or what is new."""
+
+    def create(llm: Any) -> StateGraph[Any]:
+        model = llm.bind_tools([look_up])
+
+        async def think(state: Any) -> dict[str, Any]:
+            before = state.get("history", [])
+            spoken = await model.ainvoke([*before, first])
+            new = [first, keep(spoken)]
+            return {"history": new if state_type is Gathered else [*before, *new], "answer": spoken.text}
+
+        def work(state: Any) -> None:
+            if not state["answer"]:
+                raise RuntimeError("broken")
+
+        graph: StateGraph[Any] = StateGraph(state_type)
+        graph.add_node("think", think)
+        graph.add_node("work", work)
+        graph.add_edge(START, "think")
+        graph.add_edge("think", "work")
+        return graph
+
+    options = AgentOptions(enter=lambda sent: {"question": sent[-1].text}, answer=lambda state: state["answer"])
+    agents = {"mine": create}
+    async with server(database_url, tmp_path, CALL, OUI, OUI, agents=agents, options=options) as (house, provider, _):
+        assert failure_of(await turn(house, "un", agent="mine")) is not None
+        assert text_of(await turn(house, "deux", agent="mine")) == "Oui"
+        assert text_of(await turn(house, "trois", agent="mine")) == "Oui"
+    assert shape(provider.requests[1]) == ["user", "assistant", "tool call_1", "user"]
+    assert provider.requests[1]["messages"][2]["content"] == NO_RESULT
+    assert shape(provider.requests[2])[3:] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        ["a", "b"],
+        [{"role": "assistant", "tool_calls": [{"id": "1"}]}, 3],
+        [{"role": "user", "tool_calls": [{"id": "1"}]}],
+        [{"role": "assistant", "tool_calls": "x"}, {"role": "assistant", "tool_calls": [None, {"id": 5}]}, {}],
+        [{"role": "assistant", "tool_calls": [{"id": "1"}]}, {"role": "tool", "tool_call_id": "1", "content": "x"}],
+        [call("1"), {"role": "tool", "tool_call_id": "1", "content": "x"}],
+    ],
+)
+def test_lists_of_other_things_are_left_as_they_are(kept: list[Any]) -> None:
+    channels = {"messages": BinaryOperatorAggregate(list, operator.add)}
+    assert with_orphans_answered(channels, {"messages": kept}, writes := [("messages", ["b"])]) is writes
 
 
 class Seen(TypedDict):
