@@ -14,20 +14,24 @@ LARGE = 20_000_000
 
 
 class App:
-    """Reads the body and answers with its length; `/wait` first waits until it is let go; `/deaf` reads late;
-    `/refuses` answers without reading; `/watch` answers when its client has left."""
+    """Reads the body and answers with its length; `/wait` first waits until it is let go; `/deaf` reads late; `/turn`
+    answers one request each time a turn is given; `/refuses` answers without reading; `/watch` when its client left.
+    """
 
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.go = asyncio.Event()
         self.is_waiting = asyncio.Event()
         self.was_cut_off = asyncio.Event()
+        self.turns = asyncio.Semaphore(0)
 
     async def __call__(self, scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         self.paths.append(scope["path"])
         if scope["path"] in {"/wait", "/deaf"}:
             self.is_waiting.set()
             await self.go.wait()
+        if scope["path"] == "/turn":
+            await self.turns.acquire()
         if scope["path"] == "/refuses":
             await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})

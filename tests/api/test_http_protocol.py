@@ -228,7 +228,9 @@ async def test_a_client_that_leaves_ends_what_it_asked_first_and_begins_nothing_
     assert app.paths == ["/watch"]
 
 
-async def test_requests_in_a_row_are_answered_in_order_and_nothing_is_kept_of_them(app: App) -> None:
+@pytest.mark.parametrize("requests", [3, 5])
+async def test_requests_in_a_row_are_answered_in_order_and_nothing_is_kept_of_them(app: App, requests: int) -> None:
+    """Also while the row never ends: another request comes before the last one of it is answered."""
     connections: list[Limited] = []
 
     class Noted(Limited):
@@ -236,13 +238,19 @@ async def test_requests_in_a_row_are_answered_in_order_and_nothing_is_kept_of_th
             connections.append(self)
             super().connection_made(transport)
 
+    turn = b"POST /turn HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
     async with serving(Noted, app) as port:
         connection = await Connection.open(port)
-        for _ in range(5):
-            await connection.send(2 * (GET + b"Content-Length: 3\r\n\r\nabc") + GET + b"\r\n")
-            assert [(await connection.answer())[2] for _ in range(3)] == [b"3", b"3", b"0"]
+        await connection.send(b"".join(turn % (n, n * b"x") for n in range(1, requests)))
+        for number in range(requests, 30):
+            await connection.send(turn % (number, number * b"x"))
+            app.turns.release()
+            assert (await connection.answer())[2] == b"%d" % (number - requests + 1)
         kept = connections[-1]._earlier
-        assert len(kept) <= 2, "those of one row at most"
+        assert len(kept) <= requests, "those that are not answered, at most"
+        for _ in range(1, requests):
+            app.turns.release()
+            await connection.answer()
         await connection.send(GET + b"\r\n")
         await connection.answer()
         assert not kept
