@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -31,6 +32,8 @@ RETRY_S = 1.0
 POLL_S = 0.1
 WRITE_TIMEOUT_S = 30.0
 STOP_S = 5.0
+RECOVERY_S = 1.0
+"""How long a disk must refuse no row to count as well: one with room for a single block takes some, not others."""
 MEMORY_SHARE = 4
 """Rows in memory may take a quarter of what those in the journal may."""
 
@@ -79,7 +82,9 @@ class Ledger:
         self._memory: deque[bytes] = deque()
         self._memory_bytes = 0
         self._max_memory_bytes = max_pending_bytes // MEMORY_SHARE
-        self._degraded = False
+        self._disk_error: str | None = None
+        self._disk_refused_at = 0.0
+        self._disk_takes = True
         self._dropping = False
         self._stopping = False
         self._stopped = False
@@ -119,7 +124,7 @@ class Ledger:
             if not self._keep_in_memory(line, error):
                 return
         else:
-            if self._degraded or self._dropping:
+            if self._disk_error is not None or self._dropping:
                 self._note_recovery()
         self.abandon(record.run_id)
         self._work.set()
@@ -155,13 +160,13 @@ class Ledger:
             memory_rows=len(self._memory),
             dropped_rows=self._dropped_rows,
             rejected_rows=self._rejected_rows,
-            last_error=self._last_error,
+            last_error=self._last_error or self._why_disk_is_unwell(),
         )
 
     def _state(self) -> LedgerState:
         if self._dropping:
             return "dropping"
-        if self._degraded or self._memory:
+        if self._memory or self._why_disk_is_unwell() is not None:
             return "degraded"
         waiting = self._journal.pending_rows > 0 and self._database.state != "ready"
         return "waiting for the database" if waiting else "ready"
@@ -265,16 +270,25 @@ class Ledger:
         return True
 
     def _degrade(self, error: BaseException) -> None:
-        if not self._degraded:
-            self._degraded = True
+        self._disk_takes = False
+        self._disk_refused_at = time.monotonic()
+        if self._disk_error is None:
+            self._disk_error = f"the disk takes no rows, they wait in memory: {_in_words(error)}"
             logger.error("ledger degraded: the disk takes no rows, they wait in memory", extra=_describe(error))
 
     def _note_recovery(self) -> None:
-        """The disk takes rows."""
-        if self._degraded:
-            self._degraded = False
-            logger.warning("ledger journal writes resumed", extra={"memory_rows": len(self._memory)})
+        """The disk has taken a row."""
+        self._disk_takes = True
+        self._why_disk_is_unwell()
         self._end_dropping()
+
+    def _why_disk_is_unwell(self) -> str | None:
+        """It counts as well again when it takes rows and has refused none for a while."""
+        is_well = self._disk_takes and time.monotonic() - self._disk_refused_at >= RECOVERY_S
+        if self._disk_error is not None and is_well:
+            self._disk_error = None
+            logger.warning("ledger journal writes resumed", extra={"memory_rows": len(self._memory)})
+        return self._disk_error
 
     def _end_dropping(self) -> None:
         if self._dropping:

@@ -169,8 +169,8 @@ async def test_rows_that_a_full_disk_does_not_take_wait_in_memory_and_return_to_
         assert [record.levelname for record in caplog.records if "ledger degraded" in record.message] == ["ERROR"]
         ledger.record(records[3])
         assert ledger.status().pending_rows == 4
-        await until(lambda: ledger.status().memory_rows == 0)
-        assert (ledger.status().dropped_rows, ledger.status().state) == (0, "waiting for the database")
+        await until(lambda: ledger.status().state == "waiting for the database")
+        assert (ledger.status().dropped_rows, ledger.status().memory_rows) == (0, 0)
     async with opened(tmp_path, database_url) as (ledger, _):
         await until(lambda: len(list((tmp_path / "ledger").glob("*.jsonl"))) == 1)
         await until_written(ledger)
@@ -191,10 +191,36 @@ async def test_with_the_database_well_a_full_disk_loses_no_row(
         await until_written(ledger)
         assert ledger.status().state == "degraded", "the disk is still full"
         assert set(stored_ids(database_url)) == {record.run_id for record in records}
+        assert "No space left on device" in (ledger.status().last_error or "")
         monkeypatch.undo()
         ledger.record(a_record())
         await until_written(ledger)
-        assert (ledger.status().state, ledger.status().dropped_rows) == ("ready", 0)
+        await until(lambda: ledger.status().state == "ready")
+        assert (ledger.status().last_error, ledger.status().dropped_rows) == (None, 0)
+
+
+async def test_a_disk_that_takes_some_rows_and_refuses_others_counts_as_full(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such is one with room for a single block, which the file of rows and the one of beginnings take in turns."""
+    write = os.write
+    records = [a_record() for _ in range(20)]
+    async with opened(tmp_path, database_url) as (ledger, database):
+        assert await database.wait_ready(WAIT_S)
+        for record in records:
+            monkeypatch.setattr(os, "write", nothing)
+            ledger.begin(dataclasses.replace(record, status="lost"))
+            monkeypatch.setattr(os, "write", write)
+            ledger.record(record)
+            assert ledger.status().state == "degraded"
+        await until(lambda: ledger.status().state == "ready")
+        await until_written(ledger)
+        lines = [record.message for record in caplog.records if record.name == "routeur.ledger"]
+        assert lines == [
+            "ledger degraded: the disk takes no rows, they wait in memory",
+            "ledger journal writes resumed",
+        ]
+    assert len(stored_ids(database_url)) == len(records)
 
 
 async def test_rows_in_memory_are_bounded_and_those_beyond_are_dropped_and_counted(
