@@ -44,9 +44,10 @@ async def _routeur_error(request: Request, error: Exception) -> Response:
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     provider_error = error if isinstance(error, ProviderError) else None
-    if error.status in {429, 503} and (provider_error is None or provider_error.retryable):
+    wait_s = provider_error.retry_after_s if provider_error is not None else None
+    is_invited = error.status in {429, 503} or wait_s is not None
+    if is_invited and (provider_error is None or provider_error.retryable):
         # Where no other try can succeed, a used-up quota say, no client is invited to one.
-        wait_s = provider_error.retry_after_s if provider_error is not None else None
         response.headers["Retry-After"] = RETRY_LATER_S if wait_s is None else str(max(1, round(wait_s)))
     return response
 

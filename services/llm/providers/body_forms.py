@@ -38,7 +38,7 @@ def is_object(content: bytes) -> bool:
 def contents_of(event: bytes) -> tuple[list[bytes], bytes | None]:
     """The contents of an event of the general form: its data lines joined, or each for itself when it can stand so;
     and what it says as an error, by its type or by the name of a field."""
-    if event.lstrip().startswith(b"{"):
+    if event.lstrip().startswith((b"{", b"[")):
         # Written into the stream without the form of an event: mostly an error.
         return [event.strip()], None
     lines = [line.partition(b":") for line in event.split(b"\n")]

@@ -6,8 +6,10 @@ from typing import Any
 
 from domain.errors import ContextOverflow, ProviderCut, RouteurError
 from services.llm.providers.refusals import (
+    NAMES_STREAM_OPTIONS,
     NO_WORDS,
     OVERFLOW,
+    StreamOptionsRefused,
     codes_of,
     refusal_by_status,
     with_one_error,
@@ -43,6 +45,8 @@ def error_in(provider: str, parsed: dict[str, Any]) -> RouteurError | None:
     if status is not None and 400 <= status < 500:
         return refusal_by_status(provider, status, shown, text)
     words = words_of(shown)
+    if NAMES_STREAM_OPTIONS.search(words):
+        return StreamOptionsRefused(f"{provider} refused the request: {words}")
     if OVERFLOW.search(words) or codes_of(shown) & {"context_length_exceeded"}:
         return ContextOverflow(f"the conversation is too long for the model: {words}")
     return ProviderCut(f"{provider} failed in mid-answer: {words}", retryable=True, upstream_status=status)
@@ -51,6 +55,8 @@ def error_in(provider: str, parsed: dict[str, Any]) -> RouteurError | None:
 def _error_of(parsed: dict[str, Any]) -> Any:
     """The part of the object that is an error."""
     if error := parsed.get("error"):
+        while isinstance(error, dict) and isinstance(error.get("error"), dict):
+            error = error["error"]
         return error
     if "error" in (parsed.get("object"), parsed.get("type"), parsed.get("status")):
         return parsed

@@ -22,7 +22,6 @@ class Normaliser:
         "_by_messages",
         "_calls",
         "_halves",
-        "_has_begun",
         "_has_spoken",
         "_is_doubtful",
         "_provider",
@@ -31,6 +30,7 @@ class Normaliser:
         "choice_index",
         "ended_with_text",
         "finished",
+        "has_begun",
     )
 
     def __init__(self, provider: str, tools: Collection[str] | None = None) -> None:
@@ -38,7 +38,7 @@ class Normaliser:
         self._calls = ToolCalls(provider, tools)
         self._halves: dict[str, Halves] = {}
         self._by_messages = False
-        self._has_begun = False
+        self.has_begun = False
         self._has_spoken = False
         self._is_doubtful = False
         self._reason: str | None = None
@@ -66,7 +66,7 @@ class Normaliser:
 
     def saw_text(self) -> None:
         """Text came in an event that says nothing else."""
-        self._has_begun = self._has_spoken = True
+        self.has_begun = self._has_spoken = True
         self._is_doubtful = self._is_doubtful or self.finished
 
     def event(self, parsed: dict[str, Any]) -> dict[str, Any]:
@@ -185,13 +185,14 @@ class Normaliser:
             # After a finish reason, or with one from the start: it does not mean the end here.
             self._is_doubtful = self._is_doubtful or self.finished or (reason is not None and not self._has_spoken)
         elif reason is not None and not self.finished:
-            self._is_doubtful = not self._has_begun
+            self._is_doubtful = not self.has_begun
         if reason is None:
-            self._has_begun = True
+            self.has_begun = True
             self._has_spoken = self._has_spoken or has_content
             return
         self._reason = reason
-        self.ended_with_text = has_content
+        # A reason that is repeated without text takes nothing back of what the first one left open.
+        self.ended_with_text = has_content or (self.finished and self.ended_with_text)
         self.finished = True
 
 

@@ -42,7 +42,7 @@ OVERFLOW = re.compile(
             r"available context size|context size has been exceeded",
             # Anthropic, Bedrock, Fireworks, Yi; Cohere; Gemini; Moonshot; Zhipu; Dashscope.
             r"(prompt|input|request|conversation|messages?)( is| are|:)? too long",
-            r"too many (input |prompt )?tokens|input token count|maximum number of (input )?tokens",
+            r"too many (input |prompt )?tokens|(input|prompt) token count|maximum number of (input )?tokens",
             r"exceeded model token limit|prompt exceeds max length|range of input length should be",
             # Groq and Cerebras; TGI and Together.
             r"reduce the length of (the|your) (messages|prompt|input)",
@@ -62,6 +62,7 @@ QUOTA_CODES = frozenset(
         "billing_not_active",
         "insufficient_balance",
         "insufficient_credits",
+        "1113",  # Zhipu's.
     }
 )
 """Codes of an account that has nothing left: no other try will help, however the status reads."""
@@ -80,8 +81,8 @@ async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: R
     if 300 <= response.status < 400:
         return _redirect(provider, response)
     body = await _body_of(response)
-    wait_s = retry_after_of(response)
     parsed = _parsed(body)
+    wait_s = retry_after_of(response) or _retry_delay_in(parsed)
     if refusal_in is not None and (own := refusal_in(parsed, response.status)) is not None:
         if isinstance(own, ProviderError):
             own.retry_after_s = wait_s
@@ -152,10 +153,11 @@ def _refused_request(provider: str, status: int, words: str, text: str) -> BadRe
     """The caller's own mistake, when it is one."""
     if status in {400, 413, 422, 500} and OVERFLOW.search(text):
         return ContextOverflow(f"the conversation is too long for the model: {words}")
-    if status not in {400, 413, 422}:
-        return None
-    kind = StreamOptionsRefused if NAMES_STREAM_OPTIONS.search(text) else BadRequest
-    return kind(f"{provider} refused the request ({status}): {words}")
+    problem = f"{provider} refused the request ({status}): {words}"
+    if NAMES_STREAM_OPTIONS.search(text):
+        # Also with a 500: a server that hands its arguments on to a function without looking.
+        return StreamOptionsRefused(problem)
+    return BadRequest(problem) if status in {400, 413, 422} else None
 
 
 def words_of(parsed: Any) -> str:
@@ -191,8 +193,20 @@ def codes_of(parsed: Any) -> set[str]:
 
 
 def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
-    """How long the provider wants to be left alone, in seconds."""
-    return retry_after_s(response.headers.get("Retry-After"))
+    """How long the provider wants to be left alone, in seconds. OpenAI and Azure say it in milliseconds too."""
+    given_ms = retry_after_s(response.headers.get("Retry-After-Ms"))
+    return retry_after_s(response.headers.get("Retry-After")) if given_ms is None else given_ms / 1000
+
+
+def _retry_delay_in(parsed: Any) -> float | None:
+    """Google says it in the body: `{"error": {"details": [{"retryDelay": "40s"}]}}`."""
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    for each in details if isinstance(details, list) else ():
+        delay = each.get("retryDelay") if isinstance(each, dict) else None
+        if isinstance(delay, str) and delay.endswith("s") and (wait_s := retry_after_s(delay[:-1])) is not None:
+            return wait_s
+    return None
 
 
 async def _body_of(response: aiohttp.ClientResponse) -> bytes:

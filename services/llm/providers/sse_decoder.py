@@ -176,7 +176,8 @@ class Decoder:
                 self._read(body.split(b"\n\n"), deltas)
                 return
             parsed, body = self._first_object(body)
-            self._read_object(parsed, deltas, is_whole=True)
+            for each in parsed if isinstance(parsed, list) and parsed else [parsed]:
+                self._read_object(each, deltas, is_whole=True)
 
     def _first_object(self, body: bytes) -> tuple[Any, bytes]:
         try:
@@ -331,7 +332,7 @@ class Decoder:
 
     def _checked(self, parsed: Any) -> dict[str, Any]:
         self._saw_event = True
-        if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], dict) and parsed[0].get("error"):
+        if isinstance(parsed, list) and len(parsed) == 1:
             parsed = parsed[0]
         if not isinstance(parsed, dict):
             raise ProviderCut(f"{self._provider} sent an event that is not an object", retryable=True)
@@ -345,9 +346,12 @@ class Decoder:
             reason = encodable(json.loads(text_of(content)))
         except (ValueError, RecursionError):
             reason = content.decode("utf-8", "replace")
+        if isinstance(reason, list) and len(reason) == 1:
+            reason = reason[0]
         named = reason if isinstance(reason, dict) and reason.get("error") else {"error": reason or "no reason"}
         own = self._refusal_in(named, 200) if self._refusal_in is not None else None
-        failure = own or error_in(self._provider, named)
+        failure = own or (error_in(self._provider, reason) if isinstance(reason, dict) else None)
+        failure = failure or error_in(self._provider, named)
         return failure or ProviderCut(f"{self._provider} failed in mid-answer", retryable=True)
 
     def _lines_that_are_events(self) -> list[bytes]:

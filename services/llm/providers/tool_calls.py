@@ -44,6 +44,15 @@ class _Fragment:
     def is_empty(self) -> bool:
         return not (self.given_id or self.name or self.arguments or self.more)
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it adds neither a name nor arguments."""
+        return not self.name and not self.arguments.strip()
+
+    def is_other(self, call: "_Call") -> bool:
+        """Whether its arguments begin an object that is not this call's."""
+        return self.arguments.lstrip().startswith("{") and not _same_object(self.arguments, call.arguments)
+
 
 @dataclass(slots=True)
 class _Call:
@@ -59,10 +68,14 @@ class _Call:
     more: dict[str, Any] = field(default_factory=dict)
     halves: Halves = field(default_factory=Halves)
     is_sent: bool = False
+    has_braces: bool = False
+    """Its arguments so far are `{}`, which some send before the real ones."""
     waits: bool = False
-    """Its first fragment has `{}` for arguments, which some send before the real ones: it is held for an event."""
+    """Its first fragment is held for an event, since it has no more than braces or half a name."""
     waits_for_name: bool = False
     """Its name may be half of one: it is held for an event."""
+    is_named_again: bool = False
+    """Its name has come once more, alone, after its arguments: another call of the same tool, if arguments follow."""
     _depth: int = 0
     _in_string: bool = False
     _escape: str = ""
@@ -186,6 +199,8 @@ class ToolCalls:
             return candidate
         if candidate is None and fragment.is_empty:
             return None
+        if candidate is not None and candidate.is_named_again and not fragment.name:
+            fragment.name = candidate.name
         return self._begin(fragment)
 
     def _candidate(self, fragment: _Fragment, position: int, *, alone: bool) -> _Call | None:
@@ -213,8 +228,8 @@ class ToolCalls:
         if not fragment.may_begin:
             return other_id and fragment.name != "" and candidate.is_complete
         if not fragment.name:
-            # A call whose name is still to come, after one that is complete.
-            return other_id and candidate.is_complete
+            # A call whose name is still to come, or came alone, after one that is complete.
+            return candidate.is_complete and (other_id or (candidate.is_named_again and fragment.is_other(candidate)))
         if other_id or not candidate.name:
             return other_id
         if fragment.name != candidate.name:
@@ -259,6 +274,8 @@ class ToolCalls:
     def _touch(self, call: _Call, fragment: _Fragment) -> None:
         self._touched.append(call)
         self._last = call
+        is_name_alone = fragment.name == call.name and not fragment.given_id and not fragment.arguments.strip()
+        call.is_named_again = call.is_complete and (is_name_alone or (call.is_named_again and fragment.is_blank))
         call.name = self._name_with(fragment, call) or call.name or fragment.name
         if not call.given_id and fragment.given_id:
             call.given_id = fragment.given_id
@@ -273,7 +290,9 @@ class ToolCalls:
 
 def _normal_form(call: _Call, fragment: _Fragment) -> dict[str, Any] | None:
     """The fragment in OpenAI's form; `None` while the call cannot begin yet, and for what came before."""
-    call.waits = not call.is_sent and not call.parts and fragment.arguments.strip() == "{}"
+    text = fragment.arguments.strip()
+    call.has_braces = not call.is_sent and not call.parts and (text == "{}" or (call.has_braces and not text))
+    call.waits = call.has_braces
     new = "" if call.waits else _new_arguments(call, fragment)
     call.append(new)
     call.waits = call.waits or call.waits_for_name

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,9 +64,17 @@ async def stream_events(
         while not answer.has_ended:
             for delta in await answer.read():
                 yield delta
-        answer.raise_failure()
+        if not answer.is_refusal_of_stream_options:
+            answer.raise_failure()
+            return
     finally:
         answer.close()
+    if "stream_options" not in payload or not endpoint.memory.takes_stream_options:
+        answer.raise_failure()
+    async with aclosing(stream_events(http, endpoint, _without_stream_options(payload))) as deltas:
+        async for delta in deltas:
+            yield delta
+    _note_refusal_of_stream_options(endpoint, "in the body")
 
 
 async def ask_whole(
@@ -126,10 +135,14 @@ async def _ask(
         if "stream_options" not in payload:
             raise
         response = await _post(http, endpoint, _without_stream_options(payload), whole=whole)
-        # Only now is it known that this was the matter.
-        endpoint.memory.takes_stream_options = False
-        logger.info("stream options refused", extra={"provider": endpoint.provider, "reason": refused.message})
+        _note_refusal_of_stream_options(endpoint, refused.message)
         return response
+
+
+def _note_refusal_of_stream_options(endpoint: Endpoint, reason: str) -> None:
+    """Once a call without them was answered: only then is it known that they were the matter."""
+    endpoint.memory.takes_stream_options = False
+    logger.info("stream options refused", extra={"provider": endpoint.provider, "reason": reason})
 
 
 def _without_stream_options(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +249,14 @@ class _Answer:
             self._reading = False
         except (aiohttp.ClientError, OSError) as error:
             if not decoder.is_settled and not decoder.done:
-                raise _failure_of_line(self._endpoint, decoder, error) from error
+                failure = _failure_of_line(self._endpoint, decoder, error)
+                # The last event may have come whole, but for the blank line behind it.
+                deltas = decoder.end()
+                if decoder.failure is not None or not decoder.is_settled:
+                    raise failure from error
+                self.has_ended = True
+                self.close()
+                return deltas
             received = b""
         deltas = decoder.feed(received) if received else []
         if decoder.failure is not None:
@@ -253,6 +273,11 @@ class _Answer:
         elif decoder.take_news():
             self._allow(_patience_s(self._endpoint, decoder))
         return deltas
+
+    @property
+    def is_refusal_of_stream_options(self) -> bool:
+        """Whether the body is nothing but that."""
+        return isinstance(self._decoder.failure, StreamOptionsRefused) and not self._decoder.normaliser.has_begun
 
     def raise_failure(self) -> None:
         """Raise what the body reported, if it is a failure, with the wait that the headers ask for."""

@@ -216,6 +216,16 @@ NAMELESS: dict[str, list[Any]] = {
     "index 0 twice": [[part(PARIS, "weather", index=0)], [part(ROME, "weather", index=0)]],
     "empty ids": [[part(PARIS, "weather", "", 0)], [part(ROME, "weather", "", 1)]],
     "null ids": [[{**part(PARIS, "weather"), "id": None}, {**part(ROME, "weather"), "id": None}]],
+    "the names first": [[part("", "weather")], [part(PARIS)], [part("", "weather")], [part(ROME)]],
+    "the names first, index 0 twice": [
+        [part("", "weather", index=0)],
+        [part('{"city": ', index=0)],
+        [part('"Paris"}', index=0)],
+        [part(None, "weather", index=0)],
+        [part("", index=0)],
+        [part('{"ci', index=0)],
+        [part('ty": "Rome"}', index=0)],
+    ],
     "by position": [
         [part('{"city": ', "weather"), part('{"city": ', "weather")],
         [part('"Paris"}'), part('"Rome"}')],
@@ -230,6 +240,18 @@ NAMELESS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("events", NAMELESS.values(), ids=NAMELESS.keys())
 def test_calls_without_ids_stay_two_and_are_given_ids(events: list[Any]) -> None:
     assert [call[1:] for call in gathered(*events)] == [("weather", PARIS), ("weather", ROME)]
+
+
+@pytest.mark.parametrize("last", [[part("")], [part("", "weather")], [part(None, index=0)], [part(PARIS)]])
+def test_what_adds_nothing_to_a_complete_call_is_no_call(last: list[Any]) -> None:
+    (call,) = gathered([part("", "weather", index=0)], [part(PARIS, index=0)], [part("", "weather", index=0)], last)
+    assert call[1:] == ("weather", PARIS)
+
+
+@pytest.mark.parametrize("last", [[part("", index=0)], [part(None, index=0, extra=1)], [part("\n", index=0)]])
+def test_a_call_without_arguments_keeps_its_braces(last: list[Any]) -> None:
+    assert gathered([part("{}", "now", "a", 0)], last, last) == [("a", "now", "{}")]
+    assert gathered([part("{}", "weather", "a", 0)], last, [part(PARIS, index=0)]) == [("a", "weather", PARIS)]
 
 
 def test_calls_by_another_name_are_other_calls() -> None:

@@ -90,6 +90,9 @@ FORMS: dict[str, bytes] = {
     "an object, then done": json.dumps(whole()).encode() + b"\n\ndata: [DONE]\n\n",
     "an indented object, then done": INDENTED + b"data: [DONE]",
     "an object as an event": b"data: " + json.dumps(whole()).encode() + b"\n\n" + DONE + b"\n\n",
+    "a list of one object": json.dumps([whole()]).encode(),
+    "a list of chunks": b"[" + b",\n".join(event[6:] for event in EVENTS[:3]) + b"]",
+    "each event a list": b"".join(b"data: [" + event[6:] + b"]\n\n" for event in EVENTS[:3]),
     "a chunk a line": b"\n".join(event[6:] for event in EVENTS[:3]),
     "texts of an old completion": b'data: {"choices":[{"text":"Bonjour","finish_reason":"stop"}]}\n\n',
     "blocks": event({"content": [{"type": "text", "text": "Bon"}, {"type": "text", "text": "jour"}]}, "stop"),
@@ -275,6 +278,8 @@ def test_an_error_under_status_200_reaches_the_caller_in_the_providers_words(err
         "last": BON + b"\n\n" + STOP + b"\n\ndata: " + spelt + b"\n\n",
         "unended": BON + b"\n\ndata: " + spelt,
     }
+    for label in (b"error: ", b"event: error\ndata: "):
+        assert WORDS in getattr(Read(label + spelt).error, "message", "")
     read = Read(bodies[place])
     assert read.text == ("" if place in {"body", "first"} else "Bon")
     assert read.error is not None
@@ -298,7 +303,7 @@ def test_an_error_under_status_200_reaches_the_caller_in_the_providers_words(err
     ],
 )
 def test_an_error_by_its_label_or_as_bare_words_is_an_error_too(spelt: str) -> None:
-    for before in (b"", BON + b"\n\n") if spelt[0] != "[" else (b"",):
+    for before in (b"", BON + b"\n\n"):
         error = Read(before + spelt.encode()).error
         assert error is not None
         assert WORDS in error.message
@@ -336,10 +341,13 @@ def test_the_code_of_an_error_under_200_decides_whether_it_is_tried_again(
         {"object": "error", **given_error},
         {"errors": [given_error]},
         {"errors": [given_error], "choices": []},
+        {"error": {"error": given_error}},
+        [{"error": given_error}],
     ):
-        failure = Read(b"data: " + json.dumps(error).encode() + b"\n\n").error
-        assert type(failure).__name__ == kind
-        assert getattr(failure, "retryable", None) == retryable
+        for label in (b"data: ", b"event: error\ndata: ", b"error: "):
+            failure = Read(label + json.dumps(error).encode() + b"\n\n").error
+            assert type(failure).__name__ == kind
+            assert getattr(failure, "retryable", None) == retryable
 
 
 def test_an_event_of_errors_that_gives_no_reason_is_an_error_all_the_same() -> None:
@@ -364,6 +372,7 @@ OVERFLOWS = [
     "Range of input length should be [1, 30720]",
     "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
     "Prompt exceeds max length",
+    "prompt token count (9000) cannot exceed 4096",
     "too many tokens",
 ]
 

@@ -123,6 +123,9 @@ REFUSALS_OF_STREAM_OPTIONS = [
     (400, 'json: unknown field "stream_options"'),
     (400, {"error": {"message": "[{'loc': ('body', 'stream_options', 'include_usage')}]"}}),
     (422, {"message": "Stream_Options is not permitted"}),
+    (500, {"error": {"message": "create() got an unexpected keyword argument 'stream_options'"}}),
+    (200, {"error": {"message": "Unknown field stream_options", "code": 400}}),
+    (200, {"error": "stream_options: unknown", "code": 500}),
 ]
 
 
@@ -139,8 +142,9 @@ async def test_an_endpoint_that_refuses_stream_options_is_called_once_more_witho
     assert sent == [True, False, False], "that they are refused is remembered"
 
 
-async def test_stream_options_that_were_not_the_matter_are_sent_again():
-    refused = Status(400, {"error": {"message": "no stream_options, and no such model anyway"}})
+@pytest.mark.parametrize("status", [400, 200])
+async def test_stream_options_that_were_not_the_matter_are_sent_again(status):
+    refused = Status(status, {"error": {"message": "no stream_options, and no such model anyway", "code": 400}})
     payload = {**PAYLOAD, "stream_options": {"include_usage": True}}
     async with scripted_provider([refused], [refused], [*say("Hi"), *finish()]) as provider, http_client() as http:
         where = endpoint(provider.base_url)
@@ -204,6 +208,15 @@ async def test_retry_after_is_read_as_seconds_or_as_a_date():
     assert seconds.error.retry_after_s == 7.5
     assert date.error.retry_after_s == pytest.approx(30, abs=3)
     assert absent.error.retry_after_s is None
+
+
+async def test_a_wait_in_milliseconds_and_one_in_the_body_are_read_too():
+    exact = await answer_to(Status(429, {"error": "slow"}, (("Retry-After", "2"), ("retry-after-ms", "1250"))))
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "40.5s"}, "x", {"retryDelay": 5}]
+    in_body = await answer_to(Status(429, [{"error": {"message": "slow", "details": details[1:] + details[:1]}}]))
+    assert isinstance(exact.error, RateLimitedByProvider)
+    assert isinstance(in_body.error, RateLimitedByProvider)
+    assert (exact.error.retry_after_s, in_body.error.retry_after_s) == (1.25, 40.5)
 
 
 STRANGE_WAITS = ["inf", "nan", "-1", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", "Wed, 99 Oct 2015 99:99:99 +9999"]

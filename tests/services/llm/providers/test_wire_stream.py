@@ -282,6 +282,24 @@ async def test_a_finish_reason_beside_text_is_waited_on_longer_and_then_stands(m
     assert kept_open.error is None
 
 
+async def test_a_repeated_finish_reason_takes_nothing_back_of_what_the_first_left_open(monkeypatch):
+    monkeypatch.setattr(wire, "AFTER_FINISH_S", 0.1)
+    ended_twice = [*say("a"), chunk({"content": "b"}, "stop"), chunk({"content": ""}, "stop")]
+    answer = await answer_to(*ended_twice, Wait(0.4), chunk({"content": "c"}, "stop"), DONE)
+    pieces = [item if isinstance(item, str) else item["choices"][0]["delta"].get("content") for item in answer.items]
+    assert ("".join(filter(None, pieces)), answer.error) == ("abc", None)
+
+
+@pytest.mark.parametrize("said", [b"data: %b", b"%b"], ids=["an event", "an object"])
+async def test_a_last_event_without_a_blank_line_counts_though_the_connection_breaks(said):
+    text, end = (b'{"choices":[{"index":0,"delta":{%b}}]}' % delta for delta in (b'"content":"Hi"', b""))
+    body = said % text + b"\n\n" + said % end.replace(b"}}]", b'},"finish_reason":"stop"}]')
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body)
+    async with raw_server(head + body + b"\r\n") as base_url, http_client() as http:
+        answer = await read(http, base_url)
+    assert (len(answer.items), answer.error) == (2, None)
+
+
 @pytest.mark.parametrize("ending", [Stall(), Cut()], ids=["silent", "cut"])
 async def test_an_answer_whose_finish_reasons_mean_nothing_is_never_half_of_one(monkeypatch, ending):
     monkeypatch.setattr(wire, "AFTER_DOUBTFUL_FINISH_S", 0.5)
