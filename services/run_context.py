@@ -14,6 +14,7 @@ from domain.documents import Passage, SearchFilter
 from domain.errors import RouteurError
 from domain.runs import Hop, ModelDelta, Progress, ProgressKind
 from domain.usage import Call
+from services.retry_wait import RetryWait
 
 Result = TypeVar("Result")
 
@@ -131,6 +132,8 @@ class RunContext:
     """The caller reads the answer as it comes, and not as a whole at its end."""
     warnings: dict[str, None] = field(default_factory=dict)
     """What the caller is to know of its answer, each once, in order."""
+    retry_wait: RetryWait | None = None
+    """How long its calls may still wait between attempts; made by the first one."""
     shows_progress: bool = False
     """The caller wants typed events: nodes, tools and sources as they happen."""
 

@@ -26,7 +26,14 @@ from services.llm.context import trim_messages
 from services.llm.message import WholeMessage, as_chunks, as_one_chunk, text_of
 from services.llm.providers.provider import Delta
 from services.llm.router import Plan, Request, Router
-from services.llm.structured_output import answer_tool, formatted_tool, response_format, text_parser, tool_parser
+from services.llm.structured_output import (
+    answer_tool,
+    formatted_tool,
+    legal_name,
+    response_format,
+    text_parser,
+    tool_parser,
+)
 from services.run_context import RunContext, current_run, is_on_loop, on_the_loop_of_the_run
 
 NOSTREAM_TAG = "nostream"
@@ -282,6 +289,7 @@ class RouteurChatModel(BaseChatModel):
             request.credentials = run.credentials
             request.on_call = run.calls.append
             request.on_hop = run.hops.append
+            request.retry_wait = run.retry_wait = run.retry_wait or self.router.new_retry_wait()
         deltas = self.router.stream(plan, request)
         if run is None or not is_answer:
             return deltas if rewrite is None else _rewritten(deltas, rewrite)
@@ -342,9 +350,10 @@ def _tool_choice(choice: str | dict[str, Any] | bool, tools: list[dict[str, Any]
     """OpenAI's spelling of a choice of tool."""
     if choice is True or choice == "any":
         return "required"
-    names = {tool["function"]["name"] for tool in tools}
-    if isinstance(choice, str) and choice in names:
-        return {"type": "function", "function": {"name": choice}}
+    names = {tool["function"]["name"] for tool in tools if "function" in tool}
+    # A schema may be chosen by its title, for which the wire has a legal name.
+    if isinstance(choice, str) and (name := choice if choice in names else legal_name(choice)) in names:
+        return {"type": "function", "function": {"name": name}}
     if isinstance(choice, dict) or choice in {"auto", "none", "required"}:
         return choice
     raise ValueError(f"tool_choice {choice!r} is not a tool ({', '.join(sorted(names))}), auto, none, any or required")

@@ -6,7 +6,6 @@ candidate given up is a hop with its reason. What is asked of a candidate, and w
 chat (`services/llm/router.py`), transcription (`services/audio/router.py`).
 """
 
-import asyncio
 import logging
 import random
 from abc import ABC, abstractmethod
@@ -28,6 +27,7 @@ from domain.errors import (
 from domain.runs import Hop
 from domain.usage import Call
 from services.llm.health import Health, deployment_key
+from services.retry_wait import RetryWait
 
 logger = logging.getLogger("routeur.router")
 
@@ -37,7 +37,7 @@ ATTEMPTS_OF_OTHERS = 2
 
 FIRST_DELAY_S = 0.25
 RETRY_WAIT_S = 8.0
-"""How long a request may wait between attempts, all candidates together, unless the setting says otherwise."""
+"""How long a request may wait between attempts, all its calls together, unless the setting says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class Asked:
     credentials: Mapping[str, Any] = field(default_factory=dict)
     on_call: Callable[[Call], None] = lambda _: None
     on_hop: Callable[[Hop], None] = lambda _: None
+    retry_wait: RetryWait | None = None
+    """Shared with the other calls of a run; without it, the call's own."""
     model: ModelEntry | None = None
 
     @property
@@ -145,6 +147,10 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
             raise ModelUnavailable(f"{what}: {'; '.join(dict.fromkeys(reasons))}")
         return Plan(tuple(steps))
 
+    def new_retry_wait(self) -> RetryWait:
+        """How long the calls of one request may wait between attempts."""
+        return RetryWait(self._retry_wait_s)
+
     def resolve(self, name: str | None) -> ModelEntry:
         """The first model that can serve this name now."""
         return self.plan(name).first
@@ -153,7 +159,7 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         """What is given, by the first candidate that gives anything."""
         waiting = self._in_order(self._able(plan, asked), asked)
         tried: set[str] = set()
-        wait_left_s = self._retry_wait_s
+        retry_wait = asked.retry_wait or self.new_retry_wait()
         while waiting:
             model = waiting.popleft()
             if isinstance(model, Hop):
@@ -172,12 +178,11 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
                 except RouteurError as error:
                     if started:
                         raise
-                    delay_s = _delay_s(error, attempt, attempts, wait_left_s, is_last=is_last)
+                    delay_s = _delay_s(error, attempt, attempts, retry_wait.left_s, is_last=is_last)
                     if delay_s is None:
                         self._give_up(model, error, asked, waiting, tried)
                         break
-                    wait_left_s -= delay_s
-                    await asyncio.sleep(delay_s)
+                    await retry_wait.sleep(delay_s)
                 else:
                     return
                 finally:

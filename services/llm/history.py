@@ -18,7 +18,8 @@ from services.llm.providers.surrogates import encodable
 RAW_TOOL_CALLS = "tool_calls"
 """LangChain's own name for the calls as they stood on the wire."""
 
-REASONING = ("reasoning_content", "reasoning")
+REASONING = ("reasoning", "reasoning_content")
+"""Some endpoints know one name alone. A model's own has the other one beside it, since LangChain looks there."""
 PART_FIELDS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"type", "text"}),
     "image_url": frozenset({"type", "image_url"}),
@@ -117,7 +118,8 @@ def _extra_fields(message: BaseMessage) -> dict[str, Any]:
     kept = message.additional_kwargs
     extra: dict[str, Any] = {}
     if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
-        extra = {name: kept[name] for name in REASONING if isinstance(kept.get(name), str) and kept[name]}
+        given = [name for name in REASONING if isinstance(kept.get(name), str) and kept[name]]
+        extra = {name: kept[name] for name in given[:1]}
     fields = kept.get(VENDOR_FIELDS)
     return {**extra, **fields} if isinstance(fields, dict) else extra
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
-import orjson
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata, add_ai_message_chunks
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
@@ -119,8 +118,13 @@ def _fragment(fragment: ToolCallChunk) -> dict[str, Any]:
 
 
 async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerationChunk]:
-    """Deltas as LangChain's chunks, one a piece. Usage comes once, at the end: whoever adds chunks adds it up."""
+    """Deltas as LangChain's chunks, one a piece.
+
+    Usage comes once, at the end: whoever adds chunks adds it up. So do the calls as they stood on the wire, of which
+    the sum of the chunks keeps neither the spelling nor the vendor's fields.
+    """
     usage: UsageMetadata | None = None
+    calling = WholeMessage()
     async for delta in deltas:
         if isinstance(delta, list):
             for piece in delta:
@@ -128,9 +132,15 @@ async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerati
             continue
         if isinstance(delta.message, AIMessageChunk) and delta.message.usage_metadata:
             usage, delta.message.usage_metadata = delta.message.usage_metadata, None
+        if isinstance(delta.message, AIMessageChunk) and delta.message.tool_call_chunks:
+            calling.add(delta)
         yield delta
-    if usage:
-        yield ChatGenerationChunk(message=AIMessageChunk(content="", usage_metadata=usage))
+    last = AIMessageChunk(content="", usage_metadata=usage)
+    if raw := calling.generation().message.additional_kwargs.get(RAW_TOOL_CALLS):
+        # Set and not given: the constructor would read calls in them, of which the chunks before have given the pieces.
+        last.additional_kwargs[RAW_TOOL_CALLS] = raw
+    if usage or raw:
+        yield ChatGenerationChunk(message=last)
 
 
 def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
@@ -138,15 +148,14 @@ def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
     message = generation.message
     if not isinstance(message, AIMessage):
         return ChatGenerationChunk(message=AIMessageChunk(content=message.content))
-    calls = [(call["name"], orjson.dumps(call["args"]).decode(), call["id"]) for call in message.tool_calls]
-    calls += [(call["name"] or "", call["args"] or "", call["id"]) for call in message.invalid_tool_calls]
+    raw = message.additional_kwargs.get(RAW_TOOL_CALLS) or ()
     fragments = [
-        tool_call_chunk(name=name, args=args, id=call_id, index=index)
-        for index, (name, args, call_id) in enumerate(calls)
+        tool_call_chunk(name=call["function"]["name"], args=call["function"]["arguments"], id=call["id"], index=index)
+        for index, call in enumerate(raw)
     ]
     chunk = AIMessageChunk(
         content=message.content,
-        additional_kwargs={key: kept for key, kept in message.additional_kwargs.items() if key != RAW_TOOL_CALLS},
+        additional_kwargs=message.additional_kwargs,
         tool_call_chunks=fragments,
         usage_metadata=message.usage_metadata,
     )

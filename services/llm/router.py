@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from config.catalogue import Catalogue, ModelEntry
 from domain.errors import ContextOverflow, ProviderError, RouteurError
+from domain.messages import VENDOR_FIELDS
 from services.llm.counting import counted
 from services.llm.failover import RETRY_WAIT_S, Asked, Failover, Plan, Waiting
 from services.llm.health import Health, deployment_key
@@ -159,11 +160,16 @@ def _means_something(delta: Delta) -> bool:
 
 def _chunk_means_something(chunk: ChatGenerationChunk) -> bool:
     message = chunk.message
-    if text_in(message) or message.additional_kwargs:
+    if text_in(message) or any(map(_says_something, message.additional_kwargs.items())):
         return True
     if isinstance(message.content, list) and any(_is_not_text(block) for block in message.content):
         return True
     return isinstance(message, AIMessageChunk) and bool(message.tool_call_chunks)
+
+
+def _says_something(field: tuple[str, Any]) -> bool:
+    name, value = field
+    return any(value.values()) if name == VENDOR_FIELDS and isinstance(value, dict) else bool(value)
 
 
 def _is_not_text(block: str | dict[Any, Any]) -> bool:

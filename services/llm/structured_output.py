@@ -12,7 +12,11 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import (
+    convert_to_json_schema,
+    convert_to_openai_function,
+    convert_to_openai_tool,
+)
 from pydantic import BaseModel
 
 MAX_NAME_CHARS = 64
@@ -24,7 +28,10 @@ Parser = Runnable[AIMessage, dict[str, Any] | BaseModel]
 
 def response_format(schema: Schema, *, strict: bool | None) -> dict[str, Any]:
     """OpenAI's `response_format` for a schema. With `strict` the model is held to every word of it."""
-    json_schema = convert_to_json_schema(_titled(schema), strict=strict)
+    schema = _titled(schema)
+    if isinstance(schema, dict) and "function" in schema:
+        schema = convert_to_json_schema(schema)  # LangChain makes no schema strict that comes in OpenAI's form.
+    json_schema = convert_to_json_schema(schema, strict=strict)
     described: dict[str, Any] = {"name": legal_name(json_schema.get("title")), "schema": json_schema}
     if strict is not None:
         described["strict"] = strict
@@ -45,6 +52,10 @@ def answer_tool(schema: Schema, *, strict: bool | None) -> dict[str, Any]:
 def formatted_tool(tool: Any, *, strict: bool | None) -> dict[str, Any]:
     """A tool as the wire takes it. A schema in its place gets a legal name; a tool keeps the one it is called by."""
     formatted = convert_to_openai_tool(tool, strict=strict)
+    if isinstance(tool, dict) and isinstance(function := tool.get("function"), dict) and "strict" not in function:
+        # One in OpenAI's form LangChain leaves as it is.
+        strict_function = convert_to_openai_function(copy.deepcopy(function), strict=strict)
+        formatted = {**tool, "function": {**function, **strict_function}}
     if isinstance(tool, BaseTool) or "function" not in formatted:
         return formatted
     function = formatted["function"]

@@ -78,6 +78,8 @@ def _fields_of(delta: Mapping[str, Any]) -> dict[str, Any]:
     reasoning = delta.get("reasoning_content") or delta.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         kept["reasoning_content"] = reasoning
+        if reasoning == delta.get("reasoning"):
+            kept["reasoning"] = reasoning  # It goes back under the name that the vendor gave it.
     if len(delta) > 1 or "content" not in delta:
         if refusal := delta.get("refusal"):
             kept["refusal"] = refusal
@@ -122,10 +124,10 @@ def _info_of(parsed: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, 
 
 
 def _is_worth_passing(value: Any) -> bool:
-    """Whether there is something in it that our encoder takes too, wherever it will stand."""
-    if not value:
+    """Whether it says something, as `false` and 0 do, and our encoder takes it too, wherever it will stand."""
+    if value is None or value in ("", [], {}):
         return False
-    if isinstance(value, str):
+    if isinstance(value, str | bool):
         return True
     for _ in range(MARGIN):
         value = [value]

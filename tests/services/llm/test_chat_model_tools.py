@@ -1,10 +1,14 @@
 """Tools and structured output: fragments become calls, choices keep their meaning, objects are not streamed."""
 
+import asyncio
 import copy
+import functools
+import operator
 
 import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
+from langgraph.graph.message import add_messages
 from pydantic import BaseModel, ConfigDict
 
 from services.llm.structured_output import legal_name
@@ -219,6 +223,28 @@ async def test_strict_goes_into_the_function_and_not_to_the_top():
     assert all("strict" not in sent for sent in provider.requests)
 
 
+@pytest.mark.parametrize("strict", [True, False, None])
+async def test_strict_goes_into_a_tool_in_openais_own_form_too(strict):
+    inner = {"type": "object", "properties": {"zip": {"type": "string"}}}
+    parameters = {"type": "object", "properties": {"name": {"type": "string"}, "at": inner}, "required": ["name"]}
+    own_form = {"type": "function", "function": {"name": "City", "description": "A city", "parameters": parameters}}
+    before = copy.deepcopy(own_form)
+    answers = [*call_tool("City", '{"name": "Paris"}'), *finish(reason="tool_calls")]
+    async with model(BONJOUR, answers, PARIS) as (llm, _, provider):
+        await llm.bind_tools([own_form], strict=strict).ainvoke(QUESTION)
+        await llm.with_structured_output(own_form, method="function_calling", strict=strict).ainvoke(QUESTION)
+        await llm.with_structured_output(own_form, strict=strict).ainvoke(QUESTION)
+        bound, called, described = provider.requests
+    functions = [sent["tools"][0]["function"] for sent in (bound, called)]
+    schema = described["response_format"]["json_schema"]
+    for function, given in (*((each, each["parameters"]) for each in functions), (schema, schema["schema"])):
+        assert (function["name"], function.get("strict")) == ("City", strict)
+        for each in (given, given["properties"]["at"]):
+            assert each.get("additionalProperties") is (False if strict else None)
+        assert given["required"] == (["name", "at"] if strict else ["name"])
+    assert own_form == before
+
+
 async def test_a_schema_made_strict_leaves_the_callers_own_as_it_was():
     before = copy.deepcopy(CITY_SCHEMA)
     async with model(PARIS) as (llm, _, _):
@@ -255,27 +281,50 @@ async def test_what_only_the_vendor_knows_is_kept_on_the_message_and_by_the_ids_
     }
 
 
-async def test_what_a_model_sent_goes_back_to_it_with_the_tools_answer():
+async def streamed(llm, messages):
+    whole = AIMessageChunk(content="")
+    async for piece in llm.astream(messages):
+        whole += piece
+    return whole
+
+
+async def streamed_into_a_state(llm, messages):
+    """Where pieces become a message of the other class, with what it keeps of them."""
+    return add_messages([], [await streamed(llm, messages)])[0]
+
+
+async def streamed_in_a_thread(llm, messages):
+    return await asyncio.to_thread(lambda: functools.reduce(operator.add, llm.stream(messages)))
+
+
+@pytest.mark.parametrize("reasoning", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    "take", [lambda llm, messages: llm.ainvoke(messages), streamed, streamed_into_a_state, streamed_in_a_thread]
+)
+async def test_what_a_model_sent_goes_back_to_it_with_the_tools_answer(take, reasoning):
     first, *_ = call_tool("add")
     assert isinstance(first, Chunk)
     assert isinstance(first.content, dict)
     delta = first.content["choices"][0]["delta"]
-    delta |= {"reasoning_content": "Adding", "mark": {"a": 1}}
+    delta |= {reasoning: "Adding", "mark": {"a": 1}, "is_cached": False}
     delta["tool_calls"][0]["extra_content"] = SIGNATURE
-    delta["tool_calls"][0]["function"]["arguments"] = '{"a":1,"b":2}'
-    async with model([first, *finish(reason="tool_calls")], BONJOUR) as (llm, _, provider):
+    delta["tool_calls"][0]["function"]["arguments"] = '{"a" :1,'
+    rest = chunk({"tool_calls": [{"index": 0, "function": {"arguments": '"b":2}'}}]})
+    async with model([first, rest, *finish(reason="tool_calls")], BONJOUR) as (llm, _, provider):
         tooled = llm.bind_tools([add])
-        message = await tooled.ainvoke(QUESTION)
+        message = await take(tooled, QUESTION)
+        assert [call["args"] for call in message.tool_calls] == [{"a": 1, "b": 2}]
         await tooled.ainvoke([*QUESTION, message, ToolMessage("3", tool_call_id="call_1")])
         sent = provider.requests[1]["messages"][1]
-    function = {"name": "add", "arguments": '{"a":1,"b":2}'}
+    function = {"name": "add", "arguments": '{"a" :1,"b":2}'}
     call = {"id": "call_1", "type": "function", "function": function, "extra_content": SIGNATURE}
     assert sent == {
         "role": "assistant",
         "content": None,
         "tool_calls": [call],
-        "reasoning_content": "Adding",
+        reasoning: "Adding",
         "mark": {"a": 1},
+        "is_cached": False,
     }
 
 
@@ -313,3 +362,10 @@ async def test_a_schema_in_the_place_of_a_tool_is_given_a_legal_name_and_a_tool_
         await llm.bind_tools([STRANGE_SCHEMA, Strange, add]).ainvoke(QUESTION)
         names = [sent["function"]["name"] for sent in provider.requests[0]["tools"]]
     assert names == ["My_city_please", "Ma_ville_s_il_vous_plait", "add"]
+
+
+@pytest.mark.parametrize("choice", ["My city, please", "My_city_please"])
+async def test_a_schema_in_the_place_of_a_tool_is_chosen_by_its_title_or_its_legal_name(choice):
+    async with model(BONJOUR) as (llm, _, provider):
+        await llm.bind_tools([STRANGE_SCHEMA, add], tool_choice=choice).ainvoke(QUESTION)
+        assert provider.requests[0]["tool_choice"]["function"]["name"] == "My_city_please"

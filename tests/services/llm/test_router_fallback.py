@@ -23,6 +23,7 @@ from domain.errors import (
     RouteurError,
 )
 from domain.usage import Call, TokenUsage
+from services import retry_wait
 from services.llm import failover
 from services.llm.providers.provider import Delta
 from services.llm.providers.spark_auth import SparkCredentials
@@ -58,7 +59,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waited.append(seconds)
 
     monkeypatch.setattr(failover, "FIRST_DELAY_S", 0.25)
-    monkeypatch.setattr(failover, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(retry_wait, "asyncio", SimpleNamespace(sleep=sleep, get_running_loop=asyncio.get_running_loop))
     monkeypatch.setattr(failover, "random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
     return waited
 
@@ -263,7 +264,17 @@ async def test_leaving_during_a_wait_ends_it_and_asks_nobody() -> None:
 # Before the first word and after it
 
 
-@pytest.mark.parametrize("early", [[ROLE], [rare(""), [""]], [USAGE], [END], [rare([{"type": "text", "text": ""}])]])
+EARLY = [
+    [ROLE],
+    [rare(""), [""]],
+    [USAGE],
+    [END],
+    [rare([{"type": "text", "text": ""}])],
+    [rare(additional_kwargs={"vendor_fields": {"is_cached": False}})],
+]
+
+
+@pytest.mark.parametrize("early", EARLY)
 async def test_what_means_nothing_to_a_reader_leaves_no_trace_of_a_failed_call(early: list[Delta]) -> None:
     asked = table({"a": [[*early, STALLED]], "b": [ANSWERS]})
     answer = await asked.ask()
