@@ -90,6 +90,7 @@ class Database:
         self._ready = asyncio.Event()
         self._started = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = self._create_pool("database", settings.database_pool_size, is_checked=True)
         self._quick_pool = self._create_pool("quick", QUICK_CONNECTIONS, is_checked=False)
 
@@ -101,6 +102,11 @@ class Database:
     def reason(self) -> str | None:
         """Why it is not ready, in words safe to show; the log has the details."""
         return self._reason
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the connections belong to; `None` before it is opened."""
+        return self._loop
 
     @property
     def uri(self) -> str:
@@ -122,6 +128,7 @@ class Database:
 
     async def open(self) -> None:
         """Start connecting and return: the server must not wait for its database, nor fail without it."""
+        self._loop = asyncio.get_running_loop()
         self._supervisor = asyncio.create_task(self._supervise(), name="database supervisor")
         self._supervisor.add_done_callback(self._supervisor_ended)
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from domain.documents import Passage
+from domain.documents import Passage, SearchFilter
 from services.rag.search import Retriever
-from services.run_context import current_run, on_the_loop_of_the_run
+from services.run_context import RunContext, current_run, on_the_loop_of_the_run
 
 SHOWN_TITLES = 20
 
@@ -27,9 +27,10 @@ class Retrieve:
         if run is None or run.project is None or not question.strip():
             return []
         project = run.project
-        passages = await on_the_loop_of_the_run(
-            lambda: self.retriever.search(project, question, k=k, on_call=run.calls.append)
-        )
+        return await on_the_loop_of_the_run(lambda: self._search(run, project, question, k))
+
+    async def _search(self, run: RunContext, project: SearchFilter, question: str, k: int) -> list[Passage]:
+        passages = await self.retriever.search(project, question, k=k, on_call=run.calls.append)
         known = {(passage.document_id, passage.ordinal) for passage in run.passages}
         run.passages += [passage for passage in passages if (passage.document_id, passage.ordinal) not in known]
         run.show(

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -139,8 +139,14 @@ class RunContext:
 
     def show(self, kind: ProgressKind, content: Mapping[str, Any]) -> None:
         """Tell a caller who wants to know what is being done. The content may be anything: its JSON form goes out."""
-        if self.shows_progress:
-            self.queue.put(Progress(kind, as_json(content)))
+        if not self.shows_progress:
+            return
+        event = Progress(kind, as_json(content))
+        if is_on_loop(self.loop):
+            self.queue.put(event)
+        else:
+            # A reader that waits for the queue is woken on its own loop alone.
+            self.loop.call_soon_threadsafe(self.queue.put, event)
 
     async def say(self, model: str, pieces: list[str]) -> None:
         """Send pieces of the answer to whoever reads the run."""
@@ -191,9 +197,26 @@ current_run: ContextVar[RunContext | None] = ContextVar("current_run", default=N
 async def on_the_loop_of_the_run(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
     """Await the work where the server's connections are: a node in a thread may have a loop of its own."""
     run = current_run.get()
-    if run is None or asyncio.get_running_loop() is run.loop:
-        return await work()
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run.call_for_thread(work), run.loop))
+    return await (work() if run is None else await_on(run.loop, work))
+
+
+async def await_on(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Await the work on that loop, whichever runs here. Cancelled here or by the end of the run, it is there too."""
+    return await (work() if is_on_loop(loop) else asyncio.wrap_future(_submitted(loop, work)))
+
+
+def wait_in_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Have the work done on that loop, and hold up this thread meanwhile, at most until the run ends."""
+    if is_on_loop(loop):
+        raise RuntimeError(
+            "this node is async, and a blocking call would stop the server: use `await graph.ainvoke(...)`"
+        )
+    return _submitted(loop, work).result()
+
+
+def _submitted(loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
+    run = current_run.get()
+    return asyncio.run_coroutine_threadsafe(work() if run is None else run.call_for_thread(work), loop)
 
 
 def follow_runs_into_pools() -> None:

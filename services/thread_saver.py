@@ -20,7 +20,6 @@ from langgraph.checkpoint.base import (
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Interrupt
@@ -32,6 +31,7 @@ from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole
 from domain.documents import Passage
 from services.checkpoint_writer import CheckpointWriter
 from services.orphan_calls import answer_orphans
+from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
@@ -84,7 +84,7 @@ passes_over_outputs: ContextVar[bool] = ContextVar("passes_over_outputs", defaul
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
-class ThreadSaver(AsyncPostgresSaver):
+class ThreadSaver(LoopBoundSaver):
     """The stock checkpointer's tables and reading; its writes share transactions over all threads.
 
     It is made before the event loop runs, and reads on several connections at once: the stock one lets one statement
@@ -98,6 +98,7 @@ class ThreadSaver(AsyncPostgresSaver):
         self.pipe = None
         self.lock = asyncio.Semaphore(at_once)  # type: ignore[assignment]  # Used by `async with` alone.
         self.supports_pipeline = Capabilities().has_pipeline()
+        self._database = database
         self._writer = CheckpointWriter(database)
         # Shared by the copies that `with_allowlist` makes.
         self._kept: dict[str, DictRow | None] = {}
@@ -109,10 +110,9 @@ class ThreadSaver(AsyncPostgresSaver):
     def let_go(self, thread_id: str) -> None:
         self._kept.pop(thread_id, None)
 
+    @on_its_loop
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """As the stock one; the look at a thread before its run and the run itself share one reading."""
-        # For graphs that plain functions run in threads: the graph around them was read before, by the loop.
-        self.loop = asyncio.get_running_loop()
         place = config["configurable"]
         thread_id = str(place["thread_id"])
         if thread_id not in self._kept or place.get("checkpoint_ns") or get_checkpoint_id(config):
@@ -131,6 +131,7 @@ class ThreadSaver(AsyncPostgresSaver):
         # Readers change what they are given.
         return await self._load_checkpoint_tuple({**row, "checkpoint": copy.deepcopy(row["checkpoint"])})
 
+    @on_its_loop
     async def aput(
         self,
         config: RunnableConfig,
@@ -161,6 +162,7 @@ class ThreadSaver(AsyncPostgresSaver):
         next_place = {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}
         return {"configurable": next_place}
 
+    @on_its_loop
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:

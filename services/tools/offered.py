@@ -9,7 +9,7 @@ from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from config.settings import Settings
 from core.http_client import HttpClient
 from domain.errors import ConfigurationError
-from services.run_context import current_run
+from services.run_context import current_run, on_the_loop_of_the_run
 from services.tools.calculator import create_calculator
 from services.tools.clock import create_clock
 from services.tools.web_page import create_fetch_page
@@ -52,11 +52,15 @@ def announced(tool: BaseTool) -> BaseTool:
 
 
 def _telling(name: str, work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def work_here(*args: Any, **inputs: Any) -> Any:
+        return await work(*args, **inputs)
+
     @functools.wraps(work)
     async def told(*args: Any, **inputs: Any) -> Any:
         _show(name, "started", input={key: str(value)[:SHOWN_CHARS] for key, value in inputs.items()})
         try:
-            output = await work(*args, **inputs)
+            # A node may have a loop of its own; connections belong to the server's.
+            output = await on_the_loop_of_the_run(lambda: work_here(*args, **inputs))
         except Exception as error:
             # Only a tool's own words are meant to be read by callers.
             told_why = str(error) if isinstance(error, ToolException) else "the tool failed"

@@ -77,6 +77,19 @@ async def test_the_words_of_an_unexpected_failure_stay_with_the_server():
     assert events_of(run)[1:] == [{"tool": "mine", "status": "failed", "error": "the tool failed"}]
 
 
+async def test_a_tool_that_a_node_uses_on_a_loop_of_its_own_runs_on_the_loop_of_the_run():
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def work() -> str:
+        loops.append(asyncio.get_running_loop())
+        return "fait"
+
+    async with a_run(shows_progress=True) as run:
+        used = await asyncio.to_thread(lambda: asyncio.run(tool_of(work).ainvoke({})))
+        assert (used, loops) == ("fait", [run.loop])
+        assert [event["status"] for event in events_of(run)] == ["started", "finished"]
+
+
 async def test_an_abandoned_use_stays_abandoned():
     async with a_run(shows_progress=True):
         with pytest.raises(asyncio.CancelledError):
