@@ -14,7 +14,11 @@ TAKEN = "__routeur_taken__"
 
 PAUSE = "__routeur_pause__"
 """Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
-NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE})
+PROVISIONAL = "__routeur_provisional__"
+"""Ours, on a called task whose result was stored since its run began: its value is the path of the node's task."""
+WAITING = "__routeur_waiting__"
+"""Ours, on a node's task that has stored a question since its run began."""
+NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING})
 
 PendingWrite = tuple[str, str, Any]
 

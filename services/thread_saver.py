@@ -29,6 +29,7 @@ from psycopg.rows import DictRow
 from core.database import Database
 from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole_characters
 from domain.documents import Passage
+from services.called_tasks import SETTLE_CALLS, SETTLING, mark_of
 from services.checkpoint_writer import CheckpointWriter
 from services.orphan_calls import answer_orphans
 from services.saver_loop import LoopBoundSaver, on_its_loop
@@ -40,8 +41,10 @@ from services.taken_answers import (
     INTERRUPT,
     NO_OUTPUT,
     PAUSE,
+    PROVISIONAL,
     RESUME,
     TAKEN,
+    WAITING,
     without_failed_answers,
     without_outputs,
 )
@@ -177,6 +180,8 @@ class ThreadSaver(LoopBoundSaver):
         channels = {channel for channel, _ in writes}
         if {INTERRUPT, RESUME} <= channels:
             rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
+        if mark := mark_of(channels, task_path):
+            rows.append((*at, *mark))
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
     async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
@@ -191,6 +196,12 @@ class ThreadSaver(LoopBoundSaver):
             await cursor.execute(
                 _DROP_OUTPUTS, {"thread": thread_id, "no_output": list(NO_OUTPUT), "taken": TAKEN, "resume": RESUME}
             )
+
+    async def settle_calls(self, thread_id: str) -> None:
+        """Before a run that goes on: drop what called tasks gave from answers that were dropped, and keep the rest."""
+        self.let_go(thread_id)
+        async with self._cursor() as cursor:
+            await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
 
     async def is_paused(self, thread_id: str, checkpoint_id: str) -> bool:
         async with self._cursor() as cursor:
@@ -220,16 +231,16 @@ class ThreadSaver(LoopBoundSaver):
         return loaded._replace(pending_writes=writes)
 
     def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:
-        """Without our own mark, and without an answer that an older version stored and no task has taken."""
+        """Without our own marks, and without an answer that an older version stored and no task has taken."""
         return [
             (task_id, channel, value)
-            for task_id, channel, value in super()._load_writes([w for w in writes or [] if w[1] != _PAUSE_BYTES])
+            for task_id, channel, value in super()._load_writes([w for w in writes or [] if w[1] not in _OUR_MARKS])
             if not (task_id == NO_TASK and channel == RESUME)
         ]
 
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
-_PAUSE_BYTES = PAUSE.encode()
+_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING))
 
 
 def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:

@@ -43,6 +43,11 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
     """Raises why the thread does not take this request. What a failed run has left open is ended before a message."""
     if lease.is_new or (lease.is_whole and not request.resumes and lease.messages <= max_messages):
         return Turn(lease)
+    if request.resumes:
+        try:
+            await saver.settle_calls(lease.key)
+        except DATABASE_FAULTS as error:
+            raise thread_database_down() from error
     saver.keep(lease.key)
     state = await read_thread_state(agent, lease.key)
     try:
