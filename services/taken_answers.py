@@ -39,7 +39,7 @@ def without_failed_answers(
             continue
         if channel == RESUME and task_id in failed:
             asked = [one for task, name, found in writes if (task, name) == (task_id, INTERRUPT) for one in found]
-            names = _names(checkpoint, paths.get(task_id, ""))
+            names = task_names(checkpoint, paths.get(task_id, ""))
             places = [f"{namespace}|{name}" if namespace else name for name in names]
             taken = _taken(value if isinstance(value, list) else [value], asked, places, task_id)
             if taken:
@@ -69,7 +69,7 @@ def _taken(answers: list[Any], asked: Iterable[Any], places: Sequence[str], task
     return []
 
 
-def _names(checkpoint: Mapping[str, Any], path: str) -> list[str]:
+def task_names(checkpoint: Mapping[str, Any], path: str) -> list[str]:
     """What the task's node may be called: its path says it, unless it was sent out."""
     if path.startswith(PULL_PATH):
         return [path.removeprefix(PULL_PATH)]

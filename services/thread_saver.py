@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -60,6 +61,15 @@ TAKEN_INDEX = -100
 _INTERRUPTS = """
     SELECT channel, checkpoint_id, type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = ANY(%s)
 """
+_QUESTIONS_WITHIN = """
+    SELECT checkpoint_ns, task_id, task_path, type, blob,
+        checkpoint_id = (SELECT max(checkpoint_id) FROM checkpoints c
+            WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns) AS is_newest,
+        EXISTS (SELECT 1 FROM checkpoint_writes o
+            WHERE o.thread_id = w.thread_id AND o.checkpoint_ns = w.checkpoint_ns
+                AND o.checkpoint_id = w.checkpoint_id AND o.task_id = w.task_id AND o.channel <> ALL(%s)) AS has_ended
+    FROM checkpoint_writes w WHERE thread_id = %s AND checkpoint_ns <> '' AND channel = %s
+"""
 _PAUSED = """
     SELECT 1 AS paused FROM checkpoint_writes
     WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
@@ -85,6 +95,22 @@ passes_over_outputs: ContextVar[bool] = ContextVar("passes_over_outputs", defaul
 
 # PostgreSQL has no NUL in text. After an odd number of backslashes, `u0000` is that character; else it is plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionPlace:
+    """Where a graph within asks a question: its namespace, and the task that does."""
+
+    namespace: str
+    task_id: str
+    task_path: str
+    is_pending: bool
+    """Whether that task has not ended, in the newest step of its graph."""
+
+    @property
+    def depth(self) -> int:
+        """How many graphs are around it. A number tells the graphs apart that one task runs: it counts for none."""
+        return sum(not part.isdigit() for part in self.namespace.split("|"))
 
 
 class ThreadSaver(LoopBoundSaver):
@@ -207,6 +233,26 @@ class ThreadSaver(LoopBoundSaver):
         async with self._cursor() as cursor:
             await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE))
             return await cursor.fetchone() is not None
+
+    async def questions_within(self, thread_id: str, *, with_outputs: bool) -> dict[str, QuestionPlace]:
+        """The questions of graphs within, by their ids: the graphs around one repeat it, the innermost asks it.
+
+        It is found by namespace, whichever graph it was: one task may run several, and LangGraph knows one of them at
+        most. Without outputs, no task counts as ended.
+        """
+        async with self._cursor() as cursor:
+            await cursor.execute(_QUESTIONS_WITHIN, (list(NO_OUTPUT), thread_id, INTERRUPT), binary=True)
+            rows = await cursor.fetchall()
+        found: dict[str, QuestionPlace] = {}
+        for row in rows:
+            is_pending = row["is_newest"] and not (row["has_ended"] and with_outputs)
+            place = QuestionPlace(row["checkpoint_ns"], row["task_id"], row["task_path"], is_pending)
+            interrupts = self.serde.loads_typed((row["type"], row["blob"]))
+            for one in (each for each in interrupts if isinstance(each, Interrupt)):
+                other = found.get(one.id)
+                if other is None or (other.depth, other.is_pending) < (place.depth, place.is_pending):
+                    found[one.id] = place
+        return found
 
     async def interrupt_ids(self, thread_id: str) -> set[str]:
         """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""

@@ -10,7 +10,8 @@ from langgraph.types import StateSnapshot, _interrupt_id
 from core.json_form import as_json
 from domain.runs import Interruption
 from services.agent_registry import Agent
-from services.thread_saver import ThreadSaver, passes_over_outputs
+from services.taken_answers import task_names
+from services.thread_saver import QuestionPlace, ThreadSaver, passes_over_outputs
 from services.threads import DATABASE_FAULTS, thread_database_down
 
 MOST_QUESTIONS_OF_A_TASK = 100
@@ -41,15 +42,9 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     """The newest state of a thread of this agent; raises `DatabaseUnavailable` when it cannot be read."""
     graph = agent.durable_graph_or_raise()
     config: Any = {"configurable": {"thread_id": key}}
-    is_broken = False
     try:
-        try:
-            state = await _snapshot(graph, config)
-        except DATABASE_FAULTS:
-            raise
-        except Exception:  # noqa: BLE001 - reducers are the agent's own code
-            state, is_broken = await _snapshot_before_step(graph, config), True
-        interrupts, answered = _questions(state)
+        state, is_broken = await _snapshot(graph, config)
+        interrupts, answered = await _questions(graph.checkpointer, key, state, is_broken=is_broken)
         if state.next and not interrupts:
             interrupts = await _pause(graph.checkpointer, key, state)
     except DATABASE_FAULTS as error:
@@ -57,19 +52,38 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     return ThreadState(state.values, messages_of(state.values), interrupts, bool(state.tasks), answered, is_broken)
 
 
-async def _snapshot(graph: CompiledStateGraph[Any], config: Any) -> StateSnapshot:
-    state = await graph.aget_state(config)
+async def _snapshot(graph: CompiledStateGraph[Any], config: Any) -> tuple[StateSnapshot, bool]:
+    """The newest state, and whether what its open step gave so far had to be passed over."""
+    state = await _read_or_none(graph, config)
+    if state is None:
+        return await _read(graph, config, with_outputs=False), True
     if state.interrupts and any(task.state is not None for task in state.tasks):
-        state = await graph.aget_state(config, subgraphs=True)
-    return state
+        within = await _read_or_none(graph, config, subgraphs=True)
+        if within is None:
+            within = await _read_or_none(graph, config, subgraphs=True, with_outputs=False)
+            if within is not None:
+                return within, True
+            # Not for what was given: of the graphs that a node's function runs, LangGraph has taken one for another.
+    return state, False
 
 
-async def _snapshot_before_step(graph: CompiledStateGraph[Any], config: Any) -> StateSnapshot:
-    token = passes_over_outputs.set(True)
+async def _read(
+    graph: CompiledStateGraph[Any], config: Any, *, subgraphs: bool = False, with_outputs: bool = True
+) -> StateSnapshot:
+    token = passes_over_outputs.set(not with_outputs)
     try:
-        return await _snapshot(graph, config)
+        return await graph.aget_state(config, subgraphs=subgraphs)
     finally:
         passes_over_outputs.reset(token)
+
+
+async def _read_or_none(graph: CompiledStateGraph[Any], config: Any, **options: bool) -> StateSnapshot | None:
+    try:
+        return await _read(graph, config, **options)
+    except DATABASE_FAULTS:
+        raise
+    except Exception:  # noqa: BLE001 - reducers are the agent's own code
+        return None
 
 
 def messages_of(values: Any) -> list[BaseMessage]:
@@ -93,32 +107,45 @@ def _in_openai_shape(message: BaseMessage) -> dict[str, Any]:
     return form
 
 
-def _questions(state: StateSnapshot) -> tuple[tuple[Interruption, ...], frozenset[str]]:
+async def _questions(
+    saver: Any, key: str, state: StateSnapshot, *, is_broken: bool
+) -> tuple[tuple[Interruption, ...], frozenset[str]]:
     """What tasks ask that have not ended, and what those were answered before."""
     found: list[Interruption] = []
     answered: set[str] = set()
+    within: dict[str, QuestionPlace] | None = None
     for task in state.tasks:
         for question in task.interrupts:
-            if (before := _answered_before(question.id, task, state)) is not None:
-                found.append(Interruption(question.id, as_json(question.value)))
-                answered |= before
+            before = _earlier(question.id, f"{task.name}:{task.id}")
+            if before is None and isinstance(saver, ThreadSaver):
+                if within is None:
+                    within = await saver.questions_within(key, with_outputs=not is_broken)
+                place = within.get(question.id)
+                if place is not None and not place.is_pending:
+                    # Over: the graph within has gone past it, and failed later.
+                    continue
+                before = await _earlier_within(question.id, place, saver, key)
+            found.append(Interruption(question.id, as_json(question.value)))
+            answered |= before or set()
     return tuple(found), frozenset(answered)
 
 
-def _answered_before(interrupt_id: str, task: Any, state: StateSnapshot) -> set[str] | None:
-    """The ids of a task's earlier questions; `None` when this one is over: its subgraph has gone past it."""
-    namespace = state.config["configurable"].get("checkpoint_ns", "")
-    own = f"{namespace}|{task.name}:{task.id}" if namespace else f"{task.name}:{task.id}"
-    ids = [_interrupt_id(own, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
-    if interrupt_id in ids:
-        return set(ids[: ids.index(interrupt_id)])
-    inner = task.state
-    if not isinstance(inner, StateSnapshot) or inner.created_at is None:
-        return set()
-    for one in inner.tasks:
-        if interrupt_id in {question.id for question in one.interrupts}:
-            return _answered_before(interrupt_id, one, inner)
-    return None
+def _earlier(question_id: str, place: str) -> set[str] | None:
+    """The ids of a task's questions before this one; `None` when it is none of the task at this place."""
+    ids = [_interrupt_id(place, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
+    return set(ids[: ids.index(question_id)]) if question_id in ids else None
+
+
+async def _earlier_within(
+    question_id: str, place: QuestionPlace | None, saver: ThreadSaver, key: str
+) -> set[str] | None:
+    if place is None:
+        return None
+    at: Any = {"configurable": {"thread_id": key, "checkpoint_ns": place.namespace}}
+    loaded = await saver.aget_tuple(at)
+    names = task_names(loaded.checkpoint, place.task_path) if loaded is not None else []
+    of_names = (_earlier(question_id, f"{place.namespace}|{name}:{place.task_id}") for name in names)
+    return next((before for before in of_names if before is not None), None)
 
 
 async def _pause(saver: Any, key: str, state: StateSnapshot) -> tuple[Interruption, ...]:
