@@ -172,6 +172,11 @@ def _read(message: Any, key: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def _mapping(message: dict[str, Any], key: str) -> dict[str, Any]:
+    found = message.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _is_models(message: Any) -> bool:
     if isinstance(message, dict):
         return (_read(message, "role") or _read(message, "type")) in {"assistant", "ai"}
@@ -223,11 +228,11 @@ def _answers(message: Any, messages: Sequence[Any], number: int, answered: Colle
 
 
 def _calls(message: Any) -> Iterator[dict[str, Any]]:
-    """The calls of a model's message, in OpenAI's form or LangChain's."""
+    """The calls of a model's message, in OpenAI's form or LangChain's, which may keep them in `additional_kwargs`."""
     if not _is_models(message):
         return
     if isinstance(message, dict):
-        found = message.get("tool_calls")
+        found = message.get("tool_calls") or _mapping(message, "additional_kwargs").get("tool_calls")
         yield from (call for call in (found if isinstance(found, list) else ()) if isinstance(call, dict))
     else:
         # Those that could not be read go to the provider as well.
