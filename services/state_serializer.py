@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from core.json_form import INT64_MIN, MAX_DEPTH, UINT64_MAX, as_json, whole_characters
 from services.run_context import current_run
+from services.state_losses import lost_types
 
 OF_THEIR_OWN_FORM = (datetime, re.Pattern, _DeltaSnapshot)
 """Types that checkpoints do not name, or name a function for, and that are always made again. So are numpy's arrays."""
@@ -50,8 +51,15 @@ class StateSerializer(JsonPlusSerializer):
 
     def _default(self, value: Any) -> str | ormsgpack.Ext:
         form = _msgpack_default(value)
-        if isinstance(form, ormsgpack.Ext) and not self._is_made_again(value):
-            _warn(f"{_name(type(value))} comes back as plain data in the thread's next turn: declare it in the state")
+        if isinstance(form, ormsgpack.Ext):
+            if not self._is_made_again(value):
+                _warn_of_loss(type(value), "declare it in the state")
+                return form
+            try:
+                for kind in lost_types(value, self._is_made_again):
+                    _warn_of_loss(kind, f"it is kept inside {_name(type(value))}")
+            except Exception:  # noqa: BLE001 - as above; a warning fails no run
+                return form
         return form
 
     def _is_made_again(self, value: Any) -> bool:
@@ -137,6 +145,10 @@ def _is_small(number: Any) -> bool:
 
 def _name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _warn_of_loss(kind: type, why: str) -> None:
+    _warn(f"{_name(kind)} comes back as plain data in the thread's next turn: {why}")
 
 
 def _warn(warning: str) -> None:
