@@ -33,6 +33,7 @@ from domain.documents import Passage
 from services.called_tasks import SETTLE_CALLS, SETTLING, mark_of
 from services.checkpoint_writer import CheckpointWriter
 from services.orphan_calls import answer_orphans
+from services.pauses import Pause, innermost, next_nodes
 from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
@@ -71,8 +72,10 @@ _QUESTIONS_WITHIN = """
     FROM checkpoint_writes w WHERE thread_id = %s AND checkpoint_ns <> '' AND channel = %s
 """
 _PAUSED = """
-    SELECT 1 AS paused FROM checkpoint_writes
-    WHERE thread_id = %s AND checkpoint_ns = '' AND checkpoint_id = %s AND channel = %s
+    SELECT checkpoint_ns, checkpoint_id, type, blob FROM checkpoint_writes w
+    WHERE thread_id = %s AND checkpoint_id >= %s AND channel = %s AND checkpoint_id = (SELECT max(checkpoint_id)
+        FROM checkpoints c WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns)
+    ORDER BY checkpoint_id DESC
 """
 
 _DROP_OUTPUTS = """
@@ -211,9 +214,26 @@ class ThreadSaver(LoopBoundSaver):
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
     async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
-        """Say on the checkpoint that its run was stopped there to be gone on with."""
+        """Note that the run of the thread's newest checkpoint was stopped to be gone on with.
+
+        It is noted where it stopped: on the newest checkpoints of the graphs within that have nodes to begin, or on
+        the thread's own where there is none.
+        """
         self.let_go(thread_id)
-        await self._writer.write(writes=[(thread_id, "", checkpoint_id, NO_TASK, "", 0, PAUSE, "null", b"")])
+        within: list[Pause] = []
+        async with self._cursor() as cursor:
+            await cursor.execute(_UNDER_WAY, (thread_id, checkpoint_id), binary=True)
+            rows = await cursor.fetchall()
+        for row in rows:
+            checkpoint = (await self._load_checkpoint_tuple(row)).checkpoint
+            if nodes := next_nodes(checkpoint):
+                within.append(Pause(row["checkpoint_ns"], row["checkpoint_id"], nodes))
+        await self._writer.write(
+            writes=[
+                (thread_id, one.namespace, one.checkpoint_id, NO_TASK, "", 0, PAUSE, *self.serde.dumps_typed(one.next))
+                for one in innermost(within) or [Pause("", checkpoint_id)]
+            ]
+        )
 
     async def drop_outputs(self, thread_id: str) -> None:
         """Make the tasks that have ended in an open step begin again: the state cannot take what they gave."""
@@ -229,10 +249,16 @@ class ThreadSaver(LoopBoundSaver):
         async with self._cursor() as cursor:
             await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
 
-    async def is_paused(self, thread_id: str, checkpoint_id: str) -> bool:
+    async def pauses(self, thread_id: str, checkpoint_id: str) -> list[Pause]:
+        """Where the run of the thread's newest checkpoint stopped and has not gone on since, the newest first."""
         async with self._cursor() as cursor:
-            await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE))
-            return await cursor.fetchone() is not None
+            await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE), binary=True)
+            rows = await cursor.fetchall()
+        return [
+            Pause(row["checkpoint_ns"], row["checkpoint_id"], tuple(nodes or ()))
+            for row in rows
+            for nodes in [self.serde.loads_typed((row["type"], row["blob"]))]
+        ]
 
     async def questions_within(self, thread_id: str, *, with_outputs: bool) -> dict[str, QuestionPlace]:
         """The questions of graphs within, by their ids: the graphs around one repeat it, the innermost asks it.
@@ -287,6 +313,12 @@ class ThreadSaver(LoopBoundSaver):
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
 _OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING))
+_UNDER_WAY = f"""
+    {ThreadSaver.SELECT_SQL}
+    WHERE thread_id = %s AND checkpoint_ns <> '' AND checkpoint_id > %s AND checkpoint_id = (
+        SELECT max(c.checkpoint_id) FROM checkpoints c
+        WHERE c.thread_id = checkpoints.thread_id AND c.checkpoint_ns = checkpoints.checkpoint_ns)
+"""  # noqa: S608  # nosec B608 - constants of LangGraph's and ours
 
 
 def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:

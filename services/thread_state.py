@@ -150,6 +150,9 @@ async def _earlier_within(
 
 async def _pause(saver: Any, key: str, state: StateSnapshot) -> tuple[Interruption, ...]:
     checkpoint_id = str(state.config["configurable"].get("checkpoint_id"))
-    if not isinstance(saver, ThreadSaver) or not await saver.is_paused(key, checkpoint_id):
+    pauses = await saver.pauses(key, checkpoint_id) if isinstance(saver, ThreadSaver) else []
+    if not pauses:
         return ()
-    return (Interruption(checkpoint_id, {"next": list(state.next)}, tuple(state.next)),)
+    # Any answer goes on with all of them.
+    following = tuple(dict.fromkeys(name for one in pauses for name in one.next)) or tuple(state.next)
+    return (Interruption(pauses[0].checkpoint_id, {"next": list(following)}, following),)
