@@ -7,6 +7,7 @@ answer that was dropped.
 
 from collections.abc import Iterable
 
+from services.error_handlers import HANDLER_END
 from services.taken_answers import INTERRUPT, NO_OUTPUT, PROVISIONAL, RESUME, TAKEN, WAITING
 
 PUSH_PATH, PATH_SEPARATOR = "~__pregel_push, ", ", "
@@ -27,7 +28,8 @@ SETTLE_CALLS = """
                     FROM checkpoint_writes node
                     WHERE node.thread_id = w.thread_id AND node.checkpoint_ns = w.checkpoint_ns
                         AND node.checkpoint_id = w.checkpoint_id
-                        AND node.task_path = convert_from(called.blob, 'UTF8'))
+                        AND node.task_path IN (
+                            convert_from(called.blob, 'UTF8'), convert_from(called.blob, 'UTF8') || %(handler)s))
         ) AND (w.channel <> ALL(%(no_output)s) OR (w.channel = %(resume)s AND NOT EXISTS (
             SELECT FROM checkpoint_writes earlier
             WHERE earlier.thread_id = w.thread_id AND earlier.checkpoint_ns = w.checkpoint_ns
@@ -44,6 +46,7 @@ SETTLING = {
     "provisional": PROVISIONAL,
     "waiting": WAITING,
     "interrupt": INTERRUPT,
+    "handler": HANDLER_END,
     "resume": RESUME,
     "taken": TAKEN,
     "no_output": list(NO_OUTPUT),
@@ -51,11 +54,14 @@ SETTLING = {
 
 
 def node_of_call(path: str) -> str | None:
-    """The path of the node's task that has called the one of this path, through others too; `None` for no call."""
+    """The path of the node's task that has called the one of this path, through others too; `None` for no call.
+
+    What its error handler calls is the node's, too.
+    """
     node = path
     while node.startswith(PUSH_PATH) and node.endswith(CALL_END):
         node = node.removeprefix(PUSH_PATH).removesuffix(CALL_END).rpartition(PATH_SEPARATOR)[0]
-    return node if node != path else None
+    return node.removesuffix(HANDLER_END) if node != path else None
 
 
 def mark_of(channels: Iterable[str], path: str) -> tuple[int, str, str, bytes] | None:

@@ -32,6 +32,7 @@ from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole
 from domain.documents import Passage
 from services.called_tasks import SETTLE_CALLS, SETTLING, mark_of
 from services.checkpoint_writer import CheckpointWriter
+from services.error_handlers import BEGIN_AGAIN, BEGINNING_AGAIN, with_handlers
 from services.orphan_calls import answer_orphans
 from services.pauses import Pause, innermost, next_nodes
 from services.saver_loop import LoopBoundSaver, on_its_loop
@@ -243,11 +244,12 @@ class ThreadSaver(LoopBoundSaver):
                 _DROP_OUTPUTS, {"thread": thread_id, "no_output": list(NO_OUTPUT), "taken": TAKEN, "resume": RESUME}
             )
 
-    async def settle_calls(self, thread_id: str) -> None:
-        """Before a run that goes on: drop what called tasks gave from answers that were dropped, and keep the rest."""
+    async def settle(self, thread_id: str) -> None:
+        """Before a run that goes on: drop what came of answers that were dropped, and keep the rest from now on."""
         self.let_go(thread_id)
         async with self._cursor() as cursor:
             await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
+            await cursor.execute(BEGIN_AGAIN, {"thread": thread_id, **BEGINNING_AGAIN})
 
     async def pauses(self, thread_id: str, checkpoint_id: str) -> list[Pause]:
         """Where the run of the thread's newest checkpoint stopped and has not gone on since, the newest first."""
@@ -297,9 +299,10 @@ class ThreadSaver(LoopBoundSaver):
             return loaded
         if passes_over_outputs.get():
             writes = without_outputs(writes)
-        if any(channel in {RESUME, TAKEN} for _, channel, _ in writes):
+        if any(channel in {RESUME, TAKEN, ERROR_SOURCE_NODE} for _, channel, _ in writes):
             paths = {write[0].decode(): write[4].decode() for write in value["pending_writes"]}
             writes = without_failed_answers(writes, value["checkpoint_ns"], loaded.checkpoint, paths)
+            writes = with_handlers(writes, paths)
         return loaded._replace(pending_writes=writes)
 
     def _load_writes(self, writes: list[tuple[bytes, bytes, bytes, bytes, bytes, bytes]] | None) -> list[Any]:

@@ -10,6 +10,7 @@ from langgraph.types import StateSnapshot, _interrupt_id
 from core.json_form import as_json
 from domain.runs import Interruption
 from services.agent_registry import Agent
+from services.error_handlers import namespace_of
 from services.taken_answers import task_names
 from services.thread_saver import QuestionPlace, ThreadSaver, passes_over_outputs
 from services.threads import DATABASE_FAULTS, thread_database_down
@@ -44,7 +45,7 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     config: Any = {"configurable": {"thread_id": key}}
     try:
         state, is_broken = await _snapshot(graph, config)
-        interrupts, answered = await _questions(graph.checkpointer, key, state, is_broken=is_broken)
+        interrupts, answered = await _questions(graph, key, state, is_broken=is_broken)
         if state.next and not interrupts:
             interrupts = await _pause(graph.checkpointer, key, state)
     except DATABASE_FAULTS as error:
@@ -108,15 +109,19 @@ def _in_openai_shape(message: BaseMessage) -> dict[str, Any]:
 
 
 async def _questions(
-    saver: Any, key: str, state: StateSnapshot, *, is_broken: bool
+    graph: CompiledStateGraph[Any], key: str, state: StateSnapshot, *, is_broken: bool
 ) -> tuple[tuple[Interruption, ...], frozenset[str]]:
     """What tasks ask that have not ended, and what those were answered before."""
     found: list[Interruption] = []
     answered: set[str] = set()
     within: dict[str, QuestionPlace] | None = None
+    saver = graph.checkpointer
     for task in state.tasks:
         for question in task.interrupts:
-            before = _earlier(question.id, f"{task.name}:{task.id}")
+            own = f"{task.name}:{task.id}"
+            before = _earlier(question.id, own)
+            if before is None and (place_of_handler := _place_of_handler(own, task, state, graph)) is not None:
+                before = _earlier(question.id, place_of_handler)
             if before is None and isinstance(saver, ThreadSaver):
                 if within is None:
                     within = await saver.questions_within(key, with_outputs=not is_broken)
@@ -146,6 +151,19 @@ async def _earlier_within(
     names = task_names(loaded.checkpoint, place.task_path) if loaded is not None else []
     of_names = (_earlier(question_id, f"{place.namespace}|{name}:{place.task_id}") for name in names)
     return next((before for before in of_names if before is not None), None)
+
+
+def _place_of_handler(own: str, task: Any, state: StateSnapshot, graph: CompiledStateGraph[Any]) -> str | None:
+    node = graph.nodes.get(task.name) if task.error is not None else None
+    if node is None or node.error_handler_node is None:
+        return None
+    return namespace_of(
+        node.error_handler_node,
+        node=own,
+        task_id=task.id,
+        checkpoint_id=state.config["configurable"]["checkpoint_id"],
+        step=(state.metadata or {}).get("step", -1) + 1,
+    )
 
 
 async def _pause(saver: Any, key: str, state: StateSnapshot) -> tuple[Interruption, ...]:

@@ -45,7 +45,7 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
         return Turn(lease)
     if request.resumes:
         try:
-            await saver.settle_calls(lease.key)
+            await saver.settle(lease.key)
         except DATABASE_FAULTS as error:
             raise thread_database_down() from error
     saver.keep(lease.key)
