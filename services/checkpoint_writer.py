@@ -106,7 +106,9 @@ class CheckpointWriter:
             for submission in batch:
                 if not submission.done.done():
                     await self._store_all([submission])
-                if (failure := submission.done.exception()) is not None and _is_outage(failure):
+                # Whose run has ended by now has no failure of its own, and raises that it was cancelled.
+                failure = None if submission.done.cancelled() else submission.done.exception()
+                if failure is not None and _is_outage(failure):
                     _fail(batch, psycopg.OperationalError("the database went away"))
         else:
             _succeed(batch)

@@ -20,6 +20,9 @@ WAITING = "__routeur_waiting__"
 """Ours, on a node's task that has stored a question since its run began."""
 NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING})
 
+MOST_QUESTIONS_OF_A_TASK = 100
+"""A node that asks several times gives each question an id by its number."""
+
 PendingWrite = tuple[str, str, Any]
 
 
@@ -47,6 +50,12 @@ def without_failed_answers(
         else:
             kept.append((task_id, channel, value))
     return kept
+
+
+def earlier_questions(question_id: str, place: str) -> set[str] | None:
+    """The ids of a task's questions before this one; `None` when it is none of the task at this place."""
+    ids = [_interrupt_id(place, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
+    return set(ids[: ids.index(question_id)]) if question_id in ids else None
 
 
 def without_outputs(writes: Sequence[PendingWrite]) -> list[PendingWrite]:

@@ -45,9 +45,11 @@ from services.taken_answers import (
     NO_OUTPUT,
     PAUSE,
     PROVISIONAL,
+    PULL_PATH,
     RESUME,
     TAKEN,
     WAITING,
+    earlier_questions,
     without_failed_answers,
     without_outputs,
 )
@@ -61,7 +63,11 @@ TAKEN_INDEX = -100
 """Where no write of LangGraph's is."""
 
 _INTERRUPTS = """
-    SELECT channel, checkpoint_id, type, blob FROM checkpoint_writes WHERE thread_id = %s AND channel = ANY(%s)
+    SELECT channel, checkpoint_id, checkpoint_ns, task_id, task_path, type, blob,
+        ARRAY(SELECT jsonb_object_keys((SELECT checkpoint -> 'versions_seen' FROM checkpoints c
+            WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns
+            ORDER BY checkpoint_id DESC LIMIT 1))) AS nodes
+    FROM checkpoint_writes w WHERE thread_id = %s AND channel = ANY(%s)
 """
 _QUESTIONS_WITHIN = """
     SELECT checkpoint_ns, task_id, task_path, type, blob,
@@ -287,9 +293,18 @@ class ThreadSaver(LoopBoundSaver):
         async with self._cursor() as cursor:
             await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE]), binary=True)
             rows = await cursor.fetchall()
-        pauses = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
-        found = [self.serde.loads_typed((row["type"], row["blob"])) for row in rows if row["channel"] == INTERRUPT]
-        return pauses | {one.id for interrupts in found for one in interrupts if isinstance(one, Interrupt)}
+        ids = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
+        for row in (each for each in rows if each["channel"] == INTERRUPT):
+            interrupts = self.serde.loads_typed((row["type"], row["blob"]))
+            ids |= {one.id for one in interrupts if isinstance(one, Interrupt)}
+            # A task's next question takes the place of the one before.
+            path = row["task_path"]
+            names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
+            for name in names:
+                place = f"{row['checkpoint_ns']}|{name}" if row["checkpoint_ns"] else name
+                for one in interrupts:
+                    ids |= earlier_questions(one.id, f"{place}:{row['task_id']}") or set()
+        return ids
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """As the stock one, without answers of a former version that no task has taken."""

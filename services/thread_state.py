@@ -1,22 +1,20 @@
 """What a thread holds and what it waits for, read from its newest checkpoint: the only place that says so."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.messages import BaseMessage, convert_to_openai_messages
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import StateSnapshot, _interrupt_id
+from langgraph.types import StateSnapshot
 
 from core.json_form import as_json
 from domain.runs import Interruption
 from services.agent_registry import Agent
 from services.error_handlers import namespace_of
-from services.taken_answers import task_names
+from services.taken_answers import earlier_questions, task_names
 from services.thread_saver import QuestionPlace, ThreadSaver, passes_over_outputs
 from services.threads import DATABASE_FAULTS, thread_database_down
-
-MOST_QUESTIONS_OF_A_TASK = 100
-"""A node that asks several times gives each question an id by its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,12 @@ async def _snapshot(graph: CompiledStateGraph[Any], config: Any) -> tuple[StateS
         return await _read(graph, config, with_outputs=False), True
     if state.interrupts and any(task.state is not None for task in state.tasks):
         within = await _read_or_none(graph, config, subgraphs=True)
-        if within is None:
-            within = await _read_or_none(graph, config, subgraphs=True, with_outputs=False)
-            if within is not None:
-                return within, True
-            # Not for what was given: of the graphs that a node's function runs, LangGraph has taken one for another.
+        if within is not None:
+            return within, False
+        within = await _read_or_none(graph, config, subgraphs=True, with_outputs=False)
+        if within is not None:
+            return within, True
+        # Not for what was given: of the graphs that a node's function runs, LangGraph has taken one for another.
     return state, False
 
 
@@ -119,9 +118,9 @@ async def _questions(
     for task in state.tasks:
         for question in task.interrupts:
             own = f"{task.name}:{task.id}"
-            before = _earlier(question.id, own)
-            if before is None and (place_of_handler := _place_of_handler(own, task, state, graph)) is not None:
-                before = _earlier(question.id, place_of_handler)
+            before = earlier_questions(question.id, own)
+            if before is None:
+                before = _first(question.id, _places_of_handlers(question.id, own, task, state, graph))
             if before is None and isinstance(saver, ThreadSaver):
                 if within is None:
                     within = await saver.questions_within(key, with_outputs=not is_broken)
@@ -135,12 +134,6 @@ async def _questions(
     return tuple(found), frozenset(answered)
 
 
-def _earlier(question_id: str, place: str) -> set[str] | None:
-    """The ids of a task's questions before this one; `None` when it is none of the task at this place."""
-    ids = [_interrupt_id(place, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
-    return set(ids[: ids.index(question_id)]) if question_id in ids else None
-
-
 async def _earlier_within(
     question_id: str, place: QuestionPlace | None, saver: ThreadSaver, key: str
 ) -> set[str] | None:
@@ -149,21 +142,33 @@ async def _earlier_within(
     at: Any = {"configurable": {"thread_id": key, "checkpoint_ns": place.namespace}}
     loaded = await saver.aget_tuple(at)
     names = task_names(loaded.checkpoint, place.task_path) if loaded is not None else []
-    of_names = (_earlier(question_id, f"{place.namespace}|{name}:{place.task_id}") for name in names)
-    return next((before for before in of_names if before is not None), None)
+    return _first(question_id, (f"{place.namespace}|{name}:{place.task_id}" for name in names))
 
 
-def _place_of_handler(own: str, task: Any, state: StateSnapshot, graph: CompiledStateGraph[Any]) -> str | None:
+def _first(question_id: str, places: Iterable[str]) -> set[str] | None:
+    found = (earlier_questions(question_id, place) for place in places)
+    return next((before for before in found if before is not None), None)
+
+
+def _places_of_handlers(question_id: str, own: str, task: Any, state: StateSnapshot, graph: Any) -> Iterator[str]:
+    """Where error handlers may have asked the question: that of the task at the place `own`, or of one within it."""
     node = graph.nodes.get(task.name) if task.error is not None else None
-    if node is None or node.error_handler_node is None:
-        return None
-    return namespace_of(
-        node.error_handler_node,
-        node=own,
-        task_id=task.id,
-        checkpoint_id=state.config["configurable"]["checkpoint_id"],
-        step=(state.metadata or {}).get("step", -1) + 1,
-    )
+    if node is not None and node.error_handler_node is not None:
+        yield namespace_of(
+            node.error_handler_node,
+            node=own,
+            task_id=task.id,
+            checkpoint_id=state.config["configurable"]["checkpoint_id"],
+            step=(state.metadata or {}).get("step", -1) + 1,
+        )
+    inner = task.state
+    if not isinstance(inner, StateSnapshot) or inner.created_at is None:
+        return
+    within = dict(graph.get_subgraphs()).get(task.name)
+    namespace = inner.config["configurable"].get("checkpoint_ns", "")
+    for one in inner.tasks if within is not None else ():
+        if question_id in {question.id for question in one.interrupts}:
+            yield from _places_of_handlers(question_id, f"{namespace}|{one.name}:{one.id}", one, inner, within)
 
 
 async def _pause(saver: Any, key: str, state: StateSnapshot) -> tuple[Interruption, ...]:

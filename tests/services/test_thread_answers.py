@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
-from langgraph.types import interrupt
+from langgraph.types import Send, interrupt
 from pydantic import BaseModel
 
 from domain.errors import AgentFailed, BadRequest, Conflict, ThreadAnswered, ThreadWaits
@@ -164,6 +164,37 @@ async def test_earlier_answers_of_a_node_stay_when_a_later_one_fails(database_ur
         assert failure_of(await answer(house, "b")) is not None
         assert await waiting(house) == ["second"]
         assert text_of(await answer(house, "c")) == "a c"
+
+
+def asks_twice_then_once(llm: Any) -> StateGraph[Any]:
+    def ask(_: State) -> dict[str, Any]:
+        return {"done": [f"{interrupt('first')} {interrupt('second')}"]}
+
+    def say(state: State) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"{state['done'][-1]} {interrupt('third')}")]}
+
+    return a_graph(ask=ask, say=say)
+
+
+def asks_twice_in_a_task_then_once(llm: Any) -> StateGraph[Any]:
+    graph = asks_twice_then_once(llm)
+    graph.edges.remove((START, "ask"))
+    graph.add_conditional_edges(START, lambda _: [Send("ask", {})], ["ask"])
+    return graph
+
+
+@pytest.mark.parametrize("create", [asks_twice_then_once, asks_twice_in_a_task_then_once])
+async def test_an_answer_to_an_earlier_question_of_a_node_that_has_ended_is_none_to_another(
+    database_url: str, tmp_path: Path, create: Any
+) -> None:
+    async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
+        first = ids_of(await turn(house, "Hi", agent="mine"))
+        second = ids_of(await answer(house, "a"))
+        assert await waiting(house) == ["second"]
+        await answer(house, "b")
+        for passed in (*first.values(), *second.values()):
+            assert passed in await refusal(house, ThreadAnswered, "", agent="mine", resume={passed: "again"})
+        assert text_of(await answer(house, {"f" * 32: 1})) == f"a b { ({'f' * 32: 1}) }"
 
 
 async def test_of_several_questions_each_keeps_its_own_answer(database_url: str, tmp_path: Path) -> None:
