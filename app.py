@@ -45,7 +45,7 @@ from core.logging import configure_logging
 from core.security import create_authenticator
 from domain.errors import ConfigurationError
 from services.accounting.accountant import Accountant
-from services.agent_guard import guard_runs
+from services.agent_guard import make_ready_for_agents
 from services.agent_loading import check_model_names, load_agents
 from services.agent_registry import AgentRegistry, agent_registry
 from services.audio.meeting import MeetingWriter
@@ -79,7 +79,7 @@ def create_app(settings: Settings, registry: AgentRegistry = agent_registry) -> 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_task_factory(guard_runs)
+        make_ready_for_agents(asyncio.get_running_loop())
         await http.open()
         await services.database.open()
         await services.ledger.start()

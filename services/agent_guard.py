@@ -1,11 +1,16 @@
-"""Tasks that agents' code runs in: what would end the whole server ends the run alone."""
+"""Tasks and threads that agents' code runs in: what would end or hold up the whole server ends or waits alone."""
 
 import asyncio
 from collections.abc import Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from typing import Any
 
 from services.run_context import current_run
+
+NODE_THREADS = 64
+"""How many nodes that are plain functions may be at work at once: each holds a thread while it waits for its model.
+asyncio's own number is four more than there are cores."""
 
 
 class AgentExited(Exception):
@@ -37,6 +42,12 @@ class _Guarded(Coroutine[Any, Any, Any]):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._coroutine.__await__()
+
+
+def make_ready_for_agents(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the server's loop guard the tasks of runs, and give it threads enough for their nodes."""
+    loop.set_task_factory(guard_runs)
+    loop.set_default_executor(ThreadPoolExecutor(NODE_THREADS, thread_name_prefix="node"))
 
 
 def guard_runs(

@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from domain.errors import AgentFailed
-from services.agent_guard import AgentExited, guard_runs
+from services.agent_guard import AgentExited, make_ready_for_agents
 from services.run_context import RunContext, current_run
 from tests.house_for_tests import ask, assert_grammar, events_of, failure_of, house_of, one_node, the_row
 
@@ -17,7 +18,7 @@ from tests.house_for_tests import ask, assert_grammar, events_of, failure_of, ho
 async def _guarded() -> AsyncIterator[None]:
     """As the server's own loop."""
     loop = asyncio.get_running_loop()
-    loop.set_task_factory(guard_runs)
+    make_ready_for_agents(loop)
     yield
     loop.set_task_factory(None)
 
@@ -81,3 +82,16 @@ async def test_a_guarded_task_is_as_any_other_task() -> None:
 
 async def _exit() -> None:
     sys.exit()
+
+
+async def test_nodes_in_threads_wait_for_no_free_one_where_there_are_many() -> None:
+    """As many as this hold up a pool of asyncio's own size, while all wait for the last one."""
+    together = threading.Barrier(40)
+
+    def meet(_: Any) -> dict[str, Any]:
+        together.wait(timeout=20)
+        return {}
+
+    async with house_of(agents={"mine": one_node(lambda _: meet)}) as (house, _):
+        runs = [events_of(house, ask("mine", "Hi")) for _ in range(together.parties)]
+        assert [failure_of(events) for events in await asyncio.gather(*runs)] == [None] * together.parties

@@ -28,6 +28,23 @@ async def test_a_state_that_cannot_be_written_fails_its_own_run_alone(database_u
         assert await count(threads, "checkpoints") == 2
 
 
+async def test_a_run_that_has_ended_beside_a_state_at_fault_harms_no_other(database_url: str, tmp_path: Path) -> None:
+    async with keeping(database_url, tmp_path) as threads:
+        contents = {"ended": "{}", "bad": "no JSON", "good": "{}"}
+        ended, bad, good = (
+            asyncio.create_task(threads.saver._writer.write(checkpoint=(name, "", "1", None, content, "{}")))
+            for name, content in contents.items()
+        )
+        await asyncio.sleep(0)
+        ended.cancel()
+        outcomes = await asyncio.gather(ended, bad, good, return_exceptions=True)
+        assert [type(one) for one in outcomes] == [
+            asyncio.CancelledError,
+            psycopg.errors.InvalidTextRepresentation,
+            type(None),
+        ]
+
+
 async def test_nobody_waits_for_ever_when_the_writer_breaks(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

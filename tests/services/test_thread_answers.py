@@ -89,11 +89,16 @@ def asks_twice(llm: Any) -> StateGraph[Any]:
 def asks_at_once(llm: Any) -> StateGraph[Any]:
     """Two nodes at once; the second needs the model."""
 
-    def left(_: State) -> dict[str, Any]:
-        return {"done": [f"left {interrupt('left')}"]}
+    left_is_answered = asyncio.Event()
+
+    async def left(_: State) -> dict[str, Any]:
+        answer = interrupt("left")
+        left_is_answered.set()
+        return {"done": [f"left {answer}"]}
 
     async def right(_: State) -> dict[str, Any]:
         answer = interrupt("right")
+        await left_is_answered.wait()
         await llm.with_config(tags=["nostream"]).ainvoke("Write it down.")
         return {"done": [f"right {answer}"]}
 
