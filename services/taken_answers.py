@@ -18,7 +18,9 @@ PROVISIONAL = "__routeur_provisional__"
 """Ours, on a called task whose result was stored since its run began: its value is the path of the node's task."""
 WAITING = "__routeur_waiting__"
 """Ours, on a node's task that has stored a question since its run began."""
-NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING})
+ASKED = "__routeur_asked__"
+"""Ours, on a node's task that has stored a question: its value is the id that a checkpoint would have had then."""
+NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING, ASKED})
 
 MOST_QUESTIONS_OF_A_TASK = 100
 """A node that asks several times gives each question an id by its number."""
@@ -52,9 +54,14 @@ def without_failed_answers(
     return kept
 
 
+def questions_of(place: str, count: int) -> list[str]:
+    """The ids of the first questions of the task at this place."""
+    return [_interrupt_id(place, number) for number in range(count)]
+
+
 def earlier_questions(question_id: str, place: str) -> set[str] | None:
     """The ids of a task's questions before this one; `None` when it is none of the task at this place."""
-    ids = [_interrupt_id(place, number) for number in range(MOST_QUESTIONS_OF_A_TASK)]
+    ids = questions_of(place, MOST_QUESTIONS_OF_A_TASK)
     return set(ids[: ids.index(question_id)]) if question_id in ids else None
 
 

@@ -30,15 +30,16 @@ from psycopg.rows import DictRow
 from core.database import Database
 from core.json_form import INT64_MIN, UINT64_MAX, as_json, text_of_object, whole_characters
 from domain.documents import Passage
-from services.called_tasks import SETTLE_CALLS, SETTLING, mark_of
+from services.called_tasks import marks_of
 from services.checkpoint_writer import CheckpointWriter
-from services.error_handlers import BEGIN_AGAIN, BEGINNING_AGAIN, with_handlers
+from services.error_handlers import with_handlers
 from services.orphan_calls import answer_orphans
 from services.pauses import Pause, innermost, next_nodes
 from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
+    ASKED,
     ERROR,
     ERROR_SOURCE_NODE,
     INTERRUPT,
@@ -50,6 +51,7 @@ from services.taken_answers import (
     TAKEN,
     WAITING,
     earlier_questions,
+    questions_of,
     without_failed_answers,
     without_outputs,
 )
@@ -216,8 +218,7 @@ class ThreadSaver(LoopBoundSaver):
         channels = {channel for channel, _ in writes}
         if {INTERRUPT, RESUME} <= channels:
             rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
-        if mark := mark_of(channels, task_path):
-            rows.append((*at, *mark))
+        rows += [(*at, *mark) for mark in marks_of(channels, task_path)]
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
     async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
@@ -249,13 +250,6 @@ class ThreadSaver(LoopBoundSaver):
             await cursor.execute(
                 _DROP_OUTPUTS, {"thread": thread_id, "no_output": list(NO_OUTPUT), "taken": TAKEN, "resume": RESUME}
             )
-
-    async def settle(self, thread_id: str) -> None:
-        """Before a run that goes on: drop what came of answers that were dropped, and keep the rest from now on."""
-        self.let_go(thread_id)
-        async with self._cursor() as cursor:
-            await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
-            await cursor.execute(BEGIN_AGAIN, {"thread": thread_id, **BEGINNING_AGAIN})
 
     async def pauses(self, thread_id: str, checkpoint_id: str) -> list[Pause]:
         """Where the run of the thread's newest checkpoint stopped and has not gone on since, the newest first."""
@@ -291,19 +285,22 @@ class ThreadSaver(LoopBoundSaver):
     async def interrupt_ids(self, thread_id: str) -> set[str]:
         """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""
         async with self._cursor() as cursor:
-            await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE]), binary=True)
+            await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, RESUME]), binary=True)
             rows = await cursor.fetchall()
         ids = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
-        for row in (each for each in rows if each["channel"] == INTERRUPT):
-            interrupts = self.serde.loads_typed((row["type"], row["blob"]))
-            ids |= {one.id for one in interrupts if isinstance(one, Interrupt)}
-            # A task's next question takes the place of the one before.
+        for row in (each for each in rows if each["channel"] != PAUSE):
             path = row["task_path"]
             names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
-            for name in names:
-                place = f"{row['checkpoint_ns']}|{name}" if row["checkpoint_ns"] else name
-                for one in interrupts:
-                    ids |= earlier_questions(one.id, f"{place}:{row['task_id']}") or set()
+            around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""
+            places = [f"{around}{name}:{row['task_id']}" for name in names]
+            found = self.serde.loads_typed((row["type"], row["blob"]))
+            if row["channel"] == RESUME:
+                # A graph that the task ran may have asked since, in the place of its own question.
+                ids |= {one for place in places for one in questions_of(place, len(found))}
+                continue
+            asked = [one.id for one in found if isinstance(one, Interrupt)]
+            # A task's next question takes the place of the one before.
+            ids.update(asked, *(earlier_questions(one, place) or () for one in asked for place in places))
         return ids
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
@@ -330,7 +327,7 @@ class ThreadSaver(LoopBoundSaver):
 
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
-_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING))
+_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING, ASKED))
 _UNDER_WAY = f"""
     {ThreadSaver.SELECT_SQL}
     WHERE thread_id = %s AND checkpoint_ns <> '' AND checkpoint_id > %s AND checkpoint_id = (

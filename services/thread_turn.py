@@ -14,6 +14,7 @@ from core.json_form import INT64_MIN, UINT64_MAX
 from domain.errors import BadRequest, Conflict, ThreadAnswered, ThreadWaits
 from domain.runs import RunRequest
 from services.agent_registry import Agent
+from services.settling import settle
 from services.thread_saver import ThreadSaver
 from services.thread_state import ThreadState, read_thread_state
 from services.threads import DATABASE_FAULTS, Lease, thread_database_down
@@ -45,7 +46,7 @@ async def begin_turn(agent: Agent, request: RunRequest, lease: Lease, saver: Thr
         return Turn(lease)
     if request.resumes:
         try:
-            await saver.settle(lease.key)
+            await settle(saver, lease.key)
         except DATABASE_FAULTS as error:
             raise thread_database_down() from error
     saver.keep(lease.key)

@@ -169,6 +169,26 @@ async def test_a_second_graphs_question_is_over_when_the_graph_has_gone_past_it(
         assert list(ids_of(await turn(house, "Again.", agent="mine"))) == ["one"]
 
 
+async def test_an_answer_to_a_nodes_own_question_is_none_to_that_of_a_graph_it_runs(
+    database_url: str, tmp_path: Path
+) -> None:
+    within = asking("inner?")
+
+    async def outer(_: State) -> dict[str, Any]:
+        first, second = interrupt("outer?"), await run_of(within)
+        return {"messages": [AIMessage(f"{first} {second} {interrupt('again?')}")]}
+
+    async with server(database_url, tmp_path, agents={"mine": lambda llm: a_graph(outer=outer)}) as (house, _, _):
+        passed = ids_of(await turn(house, "Hi", agent="mine"))
+        for sent, question in ((1, "inner?"), (2, "again?")):
+            found = ids_of(await answer(house, sent))
+            assert list(found) == [question]
+            for one in passed.values():
+                assert one in await refusal(house, ThreadAnswered, "", agent="mine", resume={one: "again"})
+            passed |= found
+        assert text_of(await answer(house, 3)) == "1 inner?=2 3"
+
+
 async def test_pruning_leaves_what_a_second_graphs_question_needs(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
