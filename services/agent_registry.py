@@ -17,6 +17,7 @@ from langgraph.pregel import Pregel
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
 from services.orphan_calls import answer_orphans_of_all_graphs
 from services.own_models import OwnModels
+from services.pauses import has_breakpoints, unseen_graphs
 from services.thread_saver import with_memory
 
 
@@ -274,7 +275,8 @@ def _has_breakpoints(graph: CompiledStateGraph[Any]) -> bool:
         graph,
         *(inner for _, inner in graph.get_subgraphs(recurse=True) if isinstance(inner, Pregel)),
     ]
-    return any(one.interrupt_before_nodes or one.interrupt_after_nodes for one in graphs)
+    unseen_graphs.difference_update(graphs)
+    return any(map(has_breakpoints, graphs))
 
 
 def _origin(factory: Callable[..., Any]) -> str:

@@ -27,6 +27,7 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
+from services.pauses import unseen_graphs
 from services.run_context import RunContext
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
@@ -64,7 +65,7 @@ async def run_graph(
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
     graph, config = _graph_and_config(agent, turn)
     entry = _entry(agent, request, turn, max_messages=max_messages)
-    if turn is None and not request.events and not agent.has_breakpoints:
+    if turn is None and not request.events and not _may_pause(agent):
         final = await graph.ainvoke(entry, config)
         run = _Watched(state=final, is_interrupted=isinstance(final, dict) and bool(final.get(INTERRUPT)))
     else:
@@ -160,6 +161,11 @@ def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:
     return messages[first:]
 
 
+def _may_pause(agent: Agent) -> bool:
+    """Whether a breakpoint may stop the run: one of the agent's graph, or of a graph that only its code knows."""
+    return agent.has_breakpoints or bool(unseen_graphs)
+
+
 async def _watched(
     agent: Agent, graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
 ) -> _Watched:
@@ -169,7 +175,7 @@ async def _watched(
     mode: str
     content: Any
     # `updates` tells of breakpoints, which the state does not.
-    modes: list[StreamMode] = ["values", "updates"] if agent.has_breakpoints else ["values"]
+    modes: list[StreamMode] = ["values", "updates"] if _may_pause(agent) else ["values"]
     if context.shows_progress:
         config = {**config, "callbacks": [NodeProgress(context)]}
     # `async` writes each step's state while the next one runs.

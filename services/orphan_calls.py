@@ -17,6 +17,8 @@ from langgraph.pregel._read import ChannelRead
 from langgraph.pregel._write import ChannelWrite
 from langgraph.types import Overwrite
 
+from services.pauses import has_breakpoints, unseen_graphs
+
 NO_RESULT = "The call was interrupted before it gave a result. It is not known whether it took effect."
 
 Write = tuple[str, Any]
@@ -37,6 +39,8 @@ _SAVER = "__pregel_checkpointer"
 def answer_orphans_of_all_graphs() -> None:
     """From now on, each graph that is compiled in this process answers its orphan calls: an agent's own, and those that
     its nodes and tools run, wherever they come from. Without a thread nothing changes.
+
+    It is known by then, too, whether it stops at breakpoints.
     """
     compile_graph: Any = StateGraph.compile
     if hasattr(compile_graph, "answers_orphans"):
@@ -46,6 +50,8 @@ def answer_orphans_of_all_graphs() -> None:
     def compile_answering(self: StateGraph[Any], *args: Any, **options: Any) -> CompiledStateGraph[Any]:
         graph: CompiledStateGraph[Any] = compile_graph(self, *args, **options)
         answer_orphans(graph)
+        if has_breakpoints(graph):
+            unseen_graphs.add(graph)
         return graph
 
     compile_answering.answers_orphans = True  # type: ignore[attr-defined]  # So that it is done once.

@@ -3,10 +3,13 @@
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
 from langgraph.graph import END, START, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 
 from domain.errors import ThreadAnswered, ThreadWaits
@@ -47,6 +50,32 @@ def by_a_function_one_after_the_other(first: Any, second: Any) -> StateGraph[Any
     return a_graph(outer=outer)
 
 
+def by_a_function_of_a_list(graph: Any) -> StateGraph[Any]:
+    """Where LangGraph does not look for graphs."""
+    graphs = [graph]
+
+    async def outer(_: State) -> dict[str, Any]:
+        return {"messages": [AIMessage((await graphs[0].ainvoke({"messages": []}))["messages"][-1].text)]}
+
+    return a_graph(outer=outer)
+
+
+def by_a_tool(graph: Any) -> StateGraph[Any]:
+    @tool
+    async def look_up() -> str:
+        """Looks it up."""
+        found: str = (await graph.ainvoke({"messages": []}))["messages"][-1].text
+        return found
+
+    def call(_: State) -> dict[str, Any]:
+        return {"messages": [AIMessage("", tool_calls=[{"name": "look_up", "args": {}, "id": str(uuid4())}])]}
+
+    def end(state: State) -> dict[str, Any]:
+        return {"messages": [AIMessage(state["messages"][-1].text)]}
+
+    return a_graph(call=call, tools=ToolNode([look_up]), end=end)
+
+
 ALL = ["plan", "act", "tail"]
 WAYS: dict[str, tuple[Any, list[str]]] = {
     "a node": (lambda: a_graph(outer=three_nodes(interrupt_before="*")), ALL),
@@ -58,6 +87,8 @@ WAYS: dict[str, tuple[Any, list[str]]] = {
         ["act", "tail", "end"],
     ),
     "a function": (lambda: by_a_function(three_nodes(interrupt_before="*")), ALL),
+    "a function of a list": (lambda: by_a_function_of_a_list(three_nodes(interrupt_before="*")), ALL),
+    "a tool": (lambda: by_a_tool(three_nodes(interrupt_before="*")), ALL),
     "a function with several": (
         lambda: by_a_function_one_after_the_other(
             three_nodes(interrupt_before="*"), three_nodes(interrupt_before=["tail"])
