@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from langgraph.checkpoint.base.id import uuid6
 
 from services.error_handlers import HANDLER_END
-from services.taken_answers import ASKED, INTERRUPT, NO_OUTPUT, PROVISIONAL, RESUME, TAKEN, WAITING
+from services.taken_answers import INTERRUPT, NO_OUTPUT, PROVISIONAL, QUESTION_TIME, RESUME, TAKEN, WAITING
 
 PUSH_PATH, PATH_SEPARATOR = "~__pregel_push, ", ", "
 CALL_END = ", 0000000001"
 """How LangGraph writes the end of a called task's path: that of the caller, its number, `True`."""
-PROVISIONAL_INDEX, WAITING_INDEX, ASKED_INDEX = -101, -102, -103
+PROVISIONAL_INDEX, WAITING_INDEX, QUESTION_TIME_INDEX = -101, -102, -103
 """Where no write of LangGraph's is."""
 
 SETTLE_CALLS = """
@@ -70,8 +70,8 @@ def marks_of(channels: Iterable[str], path: str) -> list[tuple[int, str, str, by
     """What is stored beside a task's writes, each mark as its place, channel, type and value."""
     node = node_of_call(path)
     if node is None:
-        asked_at = str(uuid6()).encode()
-        marks = [(WAITING_INDEX, WAITING, "null", b""), (ASKED_INDEX, ASKED, "bytes", asked_at)]
+        question_time = str(uuid6()).encode()
+        marks = [(WAITING_INDEX, WAITING, "null", b""), (QUESTION_TIME_INDEX, QUESTION_TIME, "bytes", question_time)]
         return marks if INTERRUPT in channels else []
     if all(channel in NO_OUTPUT for channel in channels):
         return []

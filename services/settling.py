@@ -8,14 +8,14 @@ from langgraph.types import Interrupt
 
 from services.called_tasks import SETTLE_CALLS, SETTLING
 from services.error_handlers import BEGIN_AGAIN, BEGINNING_AGAIN
-from services.taken_answers import ASKED, INTERRUPT, NO_OUTPUT, PULL_PATH, earlier_questions, task_names
+from services.taken_answers import INTERRUPT, NO_OUTPUT, PULL_PATH, QUESTION_TIME, earlier_questions, task_names
 from services.thread_saver import ThreadSaver
 
 _OPEN_QUESTIONS = """
-    SELECT w.checkpoint_ns, w.task_id, w.task_path, w.type, w.blob, convert_from(asked.blob, 'UTF8') AS asked_at
+    SELECT w.checkpoint_ns, w.task_id, w.task_path, w.type, w.blob, convert_from(mark.blob, 'UTF8') AS question_time
     FROM checkpoint_writes w
-    JOIN checkpoint_writes asked USING (thread_id, checkpoint_ns, checkpoint_id, task_id)
-    WHERE thread_id = %(thread)s AND w.channel = %(interrupt)s AND asked.channel = %(asked)s
+    JOIN checkpoint_writes mark USING (thread_id, checkpoint_ns, checkpoint_id, task_id)
+    WHERE thread_id = %(thread)s AND w.channel = %(interrupt)s AND mark.channel = %(mark)s
         AND checkpoint_id = (SELECT max(c.checkpoint_id) FROM checkpoints c
             WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns)
         AND NOT EXISTS (SELECT FROM checkpoint_writes o WHERE o.thread_id = w.thread_id
@@ -31,7 +31,7 @@ _DROP_STATES = tuple(
 async def settle(saver: ThreadSaver, thread_id: str) -> None:
     """Raises `psycopg.Error` when the thread cannot be read."""
     saver.let_go(thread_id)
-    what = {"thread": thread_id, "interrupt": INTERRUPT, "asked": ASKED, "no_output": list(NO_OUTPUT)}
+    what = {"thread": thread_id, "interrupt": INTERRUPT, "mark": QUESTION_TIME, "no_output": list(NO_OUTPUT)}
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
         await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
         await cursor.execute(BEGIN_AGAIN, {"thread": thread_id, **BEGINNING_AGAIN})
@@ -45,7 +45,7 @@ async def settle(saver: ThreadSaver, thread_id: str) -> None:
             if any(earlier_questions(one, place) is not None for one in ids):
                 async with saver._cursor() as cursor:  # noqa: SLF001 - as above
                     for statement in _DROP_STATES:
-                        await cursor.execute(statement, (thread_id, place, row["asked_at"]))
+                        await cursor.execute(statement, (thread_id, place, row["question_time"]))
 
 
 async def _places(saver: ThreadSaver, thread_id: str, namespace: str, path: str, task_id: str) -> list[str]:

@@ -18,9 +18,9 @@ PROVISIONAL = "__routeur_provisional__"
 """Ours, on a called task whose result was stored since its run began: its value is the path of the node's task."""
 WAITING = "__routeur_waiting__"
 """Ours, on a node's task that has stored a question since its run began."""
-ASKED = "__routeur_asked__"
+QUESTION_TIME = "__routeur_question_time__"
 """Ours, on a node's task that has stored a question: its value is the id that a checkpoint would have had then."""
-NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING, ASKED})
+NO_OUTPUT = frozenset({ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN, PAUSE, PROVISIONAL, WAITING, QUESTION_TIME})
 
 MOST_QUESTIONS_OF_A_TASK = 100
 """A node that asks several times gives each question an id by its number."""

@@ -39,7 +39,6 @@ from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
-    ASKED,
     ERROR,
     ERROR_SOURCE_NODE,
     INTERRUPT,
@@ -47,6 +46,7 @@ from services.taken_answers import (
     PAUSE,
     PROVISIONAL,
     PULL_PATH,
+    QUESTION_TIME,
     RESUME,
     TAKEN,
     WAITING,
@@ -298,9 +298,9 @@ class ThreadSaver(LoopBoundSaver):
                 # A graph that the task ran may have asked since, in the place of its own question.
                 ids |= {one for place in places for one in questions_of(place, len(found))}
                 continue
-            asked = [one.id for one in found if isinstance(one, Interrupt)]
+            questions = [one.id for one in found if isinstance(one, Interrupt)]
             # A task's next question takes the place of the one before.
-            ids.update(asked, *(earlier_questions(one, place) or () for one in asked for place in places))
+            ids.update(questions, *(earlier_questions(one, place) or () for one in questions for place in places))
         return ids
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
@@ -327,7 +327,7 @@ class ThreadSaver(LoopBoundSaver):
 
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
-_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING, ASKED))
+_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING, QUESTION_TIME))
 _UNDER_WAY = f"""
     {ThreadSaver.SELECT_SQL}
     WHERE thread_id = %s AND checkpoint_ns <> '' AND checkpoint_id > %s AND checkpoint_id = (
