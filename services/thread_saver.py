@@ -288,7 +288,7 @@ class ThreadSaver(LoopBoundSaver):
             await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, RESUME]), binary=True)
             rows = await cursor.fetchall()
         ids = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
-        for row in (each for each in rows if each["channel"] != PAUSE):
+        for row in (each for each in rows if each["channel"] != PAUSE and each["task_id"] != NO_TASK):
             path = row["task_path"]
             names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
             around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""
@@ -296,7 +296,8 @@ class ThreadSaver(LoopBoundSaver):
             found = self.serde.loads_typed((row["type"], row["blob"]))
             if row["channel"] == RESUME:
                 # A graph that the task ran may have asked since, in the place of its own question.
-                ids |= {one for place in places for one in questions_of(place, len(found))}
+                count = len(found) if isinstance(found, list) else 1
+                ids |= {one for place in places for one in questions_of(place, count)}
                 continue
             questions = [one.id for one in found if isinstance(one, Interrupt)]
             # A task's next question takes the place of the one before.

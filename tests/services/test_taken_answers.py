@@ -62,8 +62,8 @@ async def test_the_answer_of_a_run_that_failed_formerly_is_not_used(
     database_url: str, tmp_path: Path, create: Any
 ) -> None:
     async with server(database_url, tmp_path, REFUSED, REFUSED, PAID, agents={"mine": create}) as (house, _, threads):
-        await turn(house, "Pay.", agent="mine")
         with former_version():
+            await turn(house, "Pay.", agent="mine")
             assert failure_of(await answer(house, True)) is not None
         assert await count(threads, STORED) > 0
         assert await waiting(house) == ["Pay 900 EUR?"]
@@ -115,9 +115,9 @@ async def test_of_several_tasks_the_failed_one_waits_for_its_answer(
     database_url: str, tmp_path: Path, create: Any, failing: str, script: list[list[Step]]
 ) -> None:
     async with server(database_url, tmp_path, *script, agents={"mine": create}) as (house, _, _):
-        ids = ids_of(await turn(house, "Hi", agent="mine"))
-        others = {ids[name]: 1 for name in ids if name != failing}
         with former_version():
+            ids = ids_of(await turn(house, "Hi", agent="mine"))
+            others = {ids[name]: 1 for name in ids if name != failing}
             await answer(house, {**others, ids[failing]: "fail"})
         assert failing in await waiting(house)
         pending = set(await waiting(house))
