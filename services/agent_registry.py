@@ -12,12 +12,10 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph, StateGraph
-from langgraph.pregel import Pregel
 
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
 from services.orphan_calls import answer_orphans_of_all_graphs
 from services.own_models import OwnModels
-from services.pauses import has_breakpoints, unseen_graphs
 from services.thread_saver import with_memory
 
 
@@ -87,8 +85,6 @@ class Agent:
     durable_graph: CompiledStateGraph[Any] | None = None
     uses_project: bool = False
     uses_tools: bool = False
-    has_breakpoints: bool = False
-    """It was compiled with `interrupt_before` or `interrupt_after`, or a graph in it was."""
     origin: str = ""
 
     def graph_or_raise(self) -> CompiledStateGraph[Any]:
@@ -213,7 +209,6 @@ def _build(registration: Registration, offered: Mapping[str, Any], chosen: Seque
         durable_graph=with_memory(graph, saver) if isinstance(saver, BaseCheckpointSaver) else None,
         uses_project="retrieve" in asked,
         uses_tools="tools" in asked and bool(tools),
-        has_breakpoints=_has_breakpoints(graph),
         origin=registration.origin,
     )
 
@@ -268,15 +263,6 @@ def _compiled(registration: Registration, graph: Any) -> CompiledStateGraph[Any]
             f"declare AgentOptions(enter=..., answer=...)"
         )
     return graph
-
-
-def _has_breakpoints(graph: CompiledStateGraph[Any]) -> bool:
-    graphs: list[Pregel[Any, Any, Any, Any]] = [
-        graph,
-        *(inner for _, inner in graph.get_subgraphs(recurse=True) if isinstance(inner, Pregel)),
-    ]
-    unseen_graphs.difference_update(graphs)
-    return any(map(has_breakpoints, graphs))
 
 
 def _origin(factory: Callable[..., Any]) -> str:

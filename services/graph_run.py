@@ -27,7 +27,6 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
-from services.pauses import unseen_graphs
 from services.run_context import RunContext
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
@@ -65,11 +64,7 @@ async def run_graph(
     """Run the graph to its end or its interrupt; what it says without a model goes out too."""
     graph, config = _graph_and_config(agent, turn)
     entry = _entry(agent, request, turn, max_messages=max_messages)
-    if turn is None and not request.events and not _may_pause(agent):
-        final = await graph.ainvoke(entry, config)
-        run = _Watched(state=final, is_interrupted=isinstance(final, dict) and bool(final.get(INTERRUPT)))
-    else:
-        run = await _watched(agent, graph, entry, config, context, durable=turn is not None)
+    run = await _watched(graph, entry, config, context, durable=turn is not None)
     interrupts: tuple[Interruption, ...] = ()
     messages = messages_of(run.state)
     if turn is not None:
@@ -82,9 +77,7 @@ async def run_graph(
         raise BadRequest(
             f"agent {agent.name!r} stops to be answered before it goes on, which it can in a thread: send a thread_id"
         )
-    known = {message.id for message in run.before}
-    news = [message for message in messages if message.id not in known]
-    await _say_what_was_not_streamed(_answer(agent, run.state, news), context)
+    await _say_what_was_not_streamed(_answer(agent, run.state, _news(run.before, messages)), context)
     return GraphOutcome(_sources(run.state, context), interrupts)
 
 
@@ -161,21 +154,16 @@ def _newest(messages: list[BaseMessage], *, keep: int) -> list[BaseMessage]:
     return messages[first:]
 
 
-def _may_pause(agent: Agent) -> bool:
-    """Whether a breakpoint may stop the run: one of the agent's graph, or of a graph that only its code knows."""
-    return agent.has_breakpoints or bool(unseen_graphs)
-
-
 async def _watched(
-    agent: Agent, graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
+    graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
 ) -> _Watched:
     """Run it; progress goes to those who want it."""
     run = _Watched()
     is_first = True
     mode: str
     content: Any
-    # `updates` tells of breakpoints, which the state does not.
-    modes: list[StreamMode] = ["values", "updates"] if _may_pause(agent) else ["values"]
+    # `updates` shows breakpoints, which the state does not. Any code of the agent's may run a graph that has some.
+    modes: list[StreamMode] = ["values", "updates"]
     if context.shows_progress:
         config = {**config, "callbacks": [NodeProgress(context)]}
     # `async` writes each step's state while the next one runs.
@@ -192,6 +180,16 @@ async def _watched(
                 run.is_interrupted = True
                 context.show("interrupt", {"id": one.id, "value": one.value})
     return run
+
+
+def _news(before: Sequence[BaseMessage], after: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """The messages that came during the run. Those of a list without a reducer have no ids: their place counts."""
+    known = {message.id for message in before}
+    return [
+        message
+        for index, message in enumerate(after)
+        if (message.id not in known if message.id is not None else message != next(iter(before[index:]), None))
+    ]
 
 
 def _answer(agent: Agent, final: Any, news: Sequence[Any]) -> str:

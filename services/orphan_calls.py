@@ -17,8 +17,6 @@ from langgraph.pregel._read import ChannelRead
 from langgraph.pregel._write import ChannelWrite
 from langgraph.types import Overwrite
 
-from services.pauses import has_breakpoints, unseen_graphs
-
 NO_RESULT = "The call was interrupted before it gave a result. It is not known whether it took effect."
 
 Write = tuple[str, Any]
@@ -50,8 +48,6 @@ def answer_orphans_of_all_graphs() -> None:
     def compile_answering(self: StateGraph[Any], *args: Any, **options: Any) -> CompiledStateGraph[Any]:
         graph: CompiledStateGraph[Any] = compile_graph(self, *args, **options)
         answer_orphans(graph)
-        if has_breakpoints(graph):
-            unseen_graphs.add(graph)
         return graph
 
     compile_answering.answers_orphans = True  # type: ignore[attr-defined]  # So that it is done once.

@@ -3,19 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
-from langgraph.pregel import Pregel
 from langgraph.types import Send
 
 from services.taken_answers import BRANCH, JOIN, TASKS
-
-unseen_graphs: "WeakSet[Pregel[Any, Any, Any, Any]]" = WeakSet()
-"""The graphs of this process that stop at breakpoints and that no agent's graph shows: its tools may run them."""
-
-
-def has_breakpoints(graph: Pregel[Any, Any, Any, Any]) -> bool:
-    return bool(graph.interrupt_before_nodes or graph.interrupt_after_nodes)
 
 
 @dataclass(frozen=True, slots=True)

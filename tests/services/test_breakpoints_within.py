@@ -50,6 +50,16 @@ def by_a_function_one_after_the_other(first: Any, second: Any) -> StateGraph[Any
     return a_graph(outer=outer)
 
 
+def by_a_function_that_names_them(graph: Any) -> StateGraph[Any]:
+    """Breakpoints that no compiled graph has."""
+
+    async def outer(_: State) -> dict[str, Any]:
+        found = await graph.ainvoke({"messages": []}, interrupt_before=["act"], interrupt_after=["act"])
+        return {"messages": [AIMessage(found["messages"][-1].text)]}
+
+    return a_graph(outer=outer)
+
+
 def by_a_function_of_a_list(graph: Any) -> StateGraph[Any]:
     """Where LangGraph does not look for graphs."""
     graphs = [graph]
@@ -88,6 +98,7 @@ WAYS: dict[str, tuple[Any, list[str]]] = {
     ),
     "a function": (lambda: by_a_function(three_nodes(interrupt_before="*")), ALL),
     "a function of a list": (lambda: by_a_function_of_a_list(three_nodes(interrupt_before="*")), ALL),
+    "a function that names them": (lambda: by_a_function_that_names_them(three_nodes()), ["act", "tail"]),
     "a tool": (lambda: by_a_tool(three_nodes(interrupt_before="*")), ALL),
     "a function with several": (
         lambda: by_a_function_one_after_the_other(

@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage
-from langgraph.graph import MessagesState
+from langgraph.graph import END, START, MessagesState, StateGraph
 
 from domain.errors import (
     AgentFailed,
 )
+from domain.messages import Message
 from domain.runs import Progress, Tokens
 from services import run_context
 from services.llm.chat_model import RouteurChatModel
@@ -50,6 +52,32 @@ async def test_an_agent_that_writes_its_answer_itself_is_heard():
         assert text_of(events) == "Written by hand"
         assert finish_of(events).report.calls == ()
         assert finish_of(events).report.price.total_eur == 0.0
+
+
+class ListState(TypedDict):
+    messages: list[Any]
+
+
+def adds_by_hand(*texts: str) -> Any:
+    """An agent whose list of messages has no reducer, and so no ids."""
+
+    def create(llm: RouteurChatModel) -> StateGraph[Any]:
+        graph: StateGraph[Any] = StateGraph(ListState)
+        graph.add_node("node", lambda state: {"messages": [*state["messages"], *map(AIMessage, texts)]})
+        graph.add_edge(START, "node")
+        graph.add_edge("node", END)
+        return graph
+
+    return create
+
+
+@pytest.mark.parametrize("events", [False, True])
+@pytest.mark.parametrize("texts", [[], ["By hand"], ["again"]], ids=["nothing", "new", "the same again"])
+async def test_the_answer_among_messages_without_ids_is_what_came_last(texts: list[str], events: bool) -> None:
+    said = (Message("user", "Hi"), Message("assistant", "again"), Message("user", "And?"))
+    request = replace(ask("mine", events=events), messages=said)
+    async with house_of(agents={"mine": adds_by_hand(*texts)}) as (house, _):
+        assert text_of(await events_of(house, request)) == "".join(texts)
 
 
 def rebuilds(change: Callable[[str], str]) -> Any:
