@@ -41,7 +41,7 @@ _WRITES = """
     ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
 """
 _KEEP_WRITES = f"{_WRITES} DO NOTHING"
-_REPLACE_WRITES = f"""{_WRITES}
+REPLACE_WRITES = f"""{_WRITES}
     DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
 """  # nosec B608 - constants of ours
 
@@ -123,7 +123,7 @@ class CheckpointWriter:
             (_BLOBS, blobs),
             (_CHECKPOINTS, checkpoints.values()),
             (_KEEP_WRITES, kept),
-            (_REPLACE_WRITES, replaced.values()),
+            (REPLACE_WRITES, replaced.values()),
         )
         async with (
             self.database.quick_pool.connection() as connection,

@@ -27,6 +27,7 @@ from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
+from services.pauses import note_stop
 from services.run_context import RunContext
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
@@ -71,7 +72,7 @@ async def run_graph(
         turn.lease.messages = len(messages)
         turn.lease.is_whole = not run.is_interrupted and not run.is_paused
         interrupts = await _interrupts(agent, graph, turn, run)
-        for pause in interrupts if run.is_paused else ():
+        for pause in (one for one in interrupts if one.next):
             context.show("interrupt", {"id": pause.id, "value": pause.value})
     elif run.is_interrupted or run.is_paused:
         raise BadRequest(
@@ -87,9 +88,9 @@ async def _interrupts(
     """What the thread waits for now, as its checkpoint has it: the caller reads what the next run will find."""
     if not run.is_interrupted and not run.is_paused:
         return ()
-    if run.is_paused and isinstance(graph.checkpointer, ThreadSaver):
-        state = await graph.aget_state({"configurable": {"thread_id": turn.lease.key}})
-        await graph.checkpointer.mark_pause(turn.lease.key, str(state.config["configurable"]["checkpoint_id"]))
+    if isinstance(graph.checkpointer, ThreadSaver):
+        is_paused = run.is_paused and not run.is_interrupted
+        await note_stop(graph.checkpointer, turn.lease.key, turn.answers, is_paused=is_paused)
     return (await read_thread_state(agent, turn.lease.key)).interrupts
 
 

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -34,7 +33,6 @@ from services.called_tasks import marks_of
 from services.checkpoint_writer import CheckpointWriter
 from services.error_handlers import with_handlers
 from services.orphan_calls import answer_orphans
-from services.pauses import Pause, innermost, next_nodes
 from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
@@ -43,15 +41,9 @@ from services.taken_answers import (
     ERROR_SOURCE_NODE,
     INTERRUPT,
     NO_OUTPUT,
-    PAUSE,
-    PROVISIONAL,
-    PULL_PATH,
-    QUESTION_TIME,
+    OUR_MARKS,
     RESUME,
     TAKEN,
-    WAITING,
-    earlier_questions,
-    questions_of,
     without_failed_answers,
     without_outputs,
 )
@@ -63,29 +55,6 @@ NO_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a run's input writes."""
 TAKEN_INDEX = -100
 """Where no write of LangGraph's is."""
-
-_INTERRUPTS = """
-    SELECT channel, checkpoint_id, checkpoint_ns, task_id, task_path, type, blob,
-        ARRAY(SELECT jsonb_object_keys((SELECT checkpoint -> 'versions_seen' FROM checkpoints c
-            WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns
-            ORDER BY checkpoint_id DESC LIMIT 1))) AS nodes
-    FROM checkpoint_writes w WHERE thread_id = %s AND channel = ANY(%s)
-"""
-_QUESTIONS_WITHIN = """
-    SELECT checkpoint_ns, task_id, task_path, type, blob,
-        checkpoint_id = (SELECT max(checkpoint_id) FROM checkpoints c
-            WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns) AS is_newest,
-        EXISTS (SELECT 1 FROM checkpoint_writes o
-            WHERE o.thread_id = w.thread_id AND o.checkpoint_ns = w.checkpoint_ns
-                AND o.checkpoint_id = w.checkpoint_id AND o.task_id = w.task_id AND o.channel <> ALL(%s)) AS has_ended
-    FROM checkpoint_writes w WHERE thread_id = %s AND checkpoint_ns <> '' AND channel = %s
-"""
-_PAUSED = """
-    SELECT checkpoint_ns, checkpoint_id, type, blob FROM checkpoint_writes w
-    WHERE thread_id = %s AND checkpoint_id >= %s AND channel = %s AND checkpoint_id = (SELECT max(checkpoint_id)
-        FROM checkpoints c WHERE c.thread_id = w.thread_id AND c.checkpoint_ns = w.checkpoint_ns)
-    ORDER BY checkpoint_id DESC
-"""
 
 _DROP_OUTPUTS = """
     WITH open AS (
@@ -107,22 +76,6 @@ passes_over_outputs: ContextVar[bool] = ContextVar("passes_over_outputs", defaul
 
 # PostgreSQL has no NUL in text. After an odd number of backslashes, `u0000` is that character; else it is plain text.
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionPlace:
-    """Where a graph within asks a question: its namespace, and the task that does."""
-
-    namespace: str
-    task_id: str
-    task_path: str
-    is_pending: bool
-    """Whether that task has not ended, in the newest step of its graph."""
-
-    @property
-    def depth(self) -> int:
-        """How many graphs are around it. A number tells the graphs apart that one task runs: it counts for none."""
-        return sum(not part.isdigit() for part in self.namespace.split("|"))
 
 
 class ThreadSaver(LoopBoundSaver):
@@ -221,28 +174,6 @@ class ThreadSaver(LoopBoundSaver):
         rows += [(*at, *mark) for mark in marks_of(channels, task_path)]
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
-    async def mark_pause(self, thread_id: str, checkpoint_id: str) -> None:
-        """Note that the run of the thread's newest checkpoint was stopped to be gone on with.
-
-        It is noted where it stopped: on the newest checkpoints of the graphs within that have nodes to begin, or on
-        the thread's own where there is none.
-        """
-        self.let_go(thread_id)
-        within: list[Pause] = []
-        async with self._cursor() as cursor:
-            await cursor.execute(_UNDER_WAY, (thread_id, checkpoint_id), binary=True)
-            rows = await cursor.fetchall()
-        for row in rows:
-            checkpoint = (await self._load_checkpoint_tuple(row)).checkpoint
-            if nodes := next_nodes(checkpoint):
-                within.append(Pause(row["checkpoint_ns"], row["checkpoint_id"], nodes))
-        await self._writer.write(
-            writes=[
-                (thread_id, one.namespace, one.checkpoint_id, NO_TASK, "", 0, PAUSE, *self.serde.dumps_typed(one.next))
-                for one in innermost(within) or [Pause("", checkpoint_id)]
-            ]
-        )
-
     async def drop_outputs(self, thread_id: str) -> None:
         """Make the tasks that have ended in an open step begin again: the state cannot take what they gave."""
         self.let_go(thread_id)
@@ -250,59 +181,6 @@ class ThreadSaver(LoopBoundSaver):
             await cursor.execute(
                 _DROP_OUTPUTS, {"thread": thread_id, "no_output": list(NO_OUTPUT), "taken": TAKEN, "resume": RESUME}
             )
-
-    async def pauses(self, thread_id: str, checkpoint_id: str) -> list[Pause]:
-        """Where the run of the thread's newest checkpoint stopped and has not gone on since, the newest first."""
-        async with self._cursor() as cursor:
-            await cursor.execute(_PAUSED, (thread_id, checkpoint_id, PAUSE), binary=True)
-            rows = await cursor.fetchall()
-        return [
-            Pause(row["checkpoint_ns"], row["checkpoint_id"], tuple(nodes or ()))
-            for row in rows
-            for nodes in [self.serde.loads_typed((row["type"], row["blob"]))]
-        ]
-
-    async def questions_within(self, thread_id: str, *, with_outputs: bool) -> dict[str, QuestionPlace]:
-        """The questions of graphs within, by their ids: the graphs around one repeat it, the innermost asks it.
-
-        It is found by namespace, whichever graph it was: one task may run several, and LangGraph knows one of them at
-        most. Without outputs, no task counts as ended.
-        """
-        async with self._cursor() as cursor:
-            await cursor.execute(_QUESTIONS_WITHIN, (list(NO_OUTPUT), thread_id, INTERRUPT), binary=True)
-            rows = await cursor.fetchall()
-        found: dict[str, QuestionPlace] = {}
-        for row in rows:
-            is_pending = row["is_newest"] and not (row["has_ended"] and with_outputs)
-            place = QuestionPlace(row["checkpoint_ns"], row["task_id"], row["task_path"], is_pending)
-            interrupts = self.serde.loads_typed((row["type"], row["blob"]))
-            for one in (each for each in interrupts if isinstance(each, Interrupt)):
-                other = found.get(one.id)
-                if other is None or (other.depth, other.is_pending) < (place.depth, place.is_pending):
-                    found[one.id] = place
-        return found
-
-    async def interrupt_ids(self, thread_id: str) -> set[str]:
-        """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""
-        async with self._cursor() as cursor:
-            await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, RESUME]), binary=True)
-            rows = await cursor.fetchall()
-        ids = {row["checkpoint_id"] for row in rows if row["channel"] == PAUSE}
-        for row in (each for each in rows if each["channel"] != PAUSE and each["task_id"] != NO_TASK):
-            path = row["task_path"]
-            names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
-            around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""
-            places = [f"{around}{name}:{row['task_id']}" for name in names]
-            found = self.serde.loads_typed((row["type"], row["blob"]))
-            if row["channel"] == RESUME:
-                # A graph that the task ran may have asked since, in the place of its own question.
-                count = len(found) if isinstance(found, list) else 1
-                ids |= {one for place in places for one in questions_of(place, count)}
-                continue
-            questions = [one.id for one in found if isinstance(one, Interrupt)]
-            # A task's next question takes the place of the one before.
-            ids.update(questions, *(earlier_questions(one, place) or () for one in questions for place in places))
-        return ids
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """As the stock one, without answers of a former version that no task has taken."""
@@ -328,13 +206,7 @@ class ThreadSaver(LoopBoundSaver):
 
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
-_OUR_MARKS = frozenset(mark.encode() for mark in (PAUSE, PROVISIONAL, WAITING, QUESTION_TIME))
-_UNDER_WAY = f"""
-    {ThreadSaver.SELECT_SQL}
-    WHERE thread_id = %s AND checkpoint_ns <> '' AND checkpoint_id > %s AND checkpoint_id = (
-        SELECT max(c.checkpoint_id) FROM checkpoints c
-        WHERE c.thread_id = checkpoints.thread_id AND c.checkpoint_ns = checkpoints.checkpoint_ns)
-"""  # noqa: S608  # nosec B608 - constants of LangGraph's and ours
+_OUR_MARKS = frozenset(mark.encode() for mark in OUR_MARKS)
 
 
 def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:

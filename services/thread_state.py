@@ -12,8 +12,10 @@ from core.json_form import as_json
 from domain.runs import Interruption
 from services.agent_registry import Agent
 from services.error_handlers import namespace_of
+from services.pauses import read_pauses
+from services.questions import QuestionPlace, innermost_graph, question_places
 from services.taken_answers import earlier_questions, task_names
-from services.thread_saver import QuestionPlace, ThreadSaver, passes_over_outputs
+from services.thread_saver import ThreadSaver, passes_over_outputs
 from services.threads import DATABASE_FAULTS, thread_database_down
 
 
@@ -44,8 +46,8 @@ async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     try:
         state, is_broken = await _snapshot(graph, config)
         interrupts, answered = await _questions(graph, key, state, is_broken=is_broken)
-        if state.next and not interrupts:
-            interrupts = await _pause(graph.checkpointer, key, state)
+        if state.next:
+            interrupts += await _pause(graph.checkpointer, key, state)
     except DATABASE_FAULTS as error:
         raise thread_database_down() from error
     return ThreadState(state.values, messages_of(state.values), interrupts, bool(state.tasks), answered, is_broken)
@@ -113,7 +115,7 @@ async def _questions(
     """What tasks ask that have not ended, and what those were answered before."""
     found: list[Interruption] = []
     answered: set[str] = set()
-    within: dict[str, QuestionPlace] | None = None
+    places: dict[str, list[QuestionPlace]] | None = None
     saver = graph.checkpointer
     for task in state.tasks:
         for question in task.interrupts:
@@ -122,9 +124,10 @@ async def _questions(
             if before is None:
                 before = _first(question.id, _places_of_handlers(question.id, own, task, state, graph))
             if before is None and isinstance(saver, ThreadSaver):
-                if within is None:
-                    within = await saver.questions_within(key, with_outputs=not is_broken)
-                place = within.get(question.id)
+                if places is None:
+                    async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
+                        places = await question_places(saver, cursor, key, with_outputs=not is_broken)
+                place = innermost_graph(one for one in places.get(question.id, ()) if one.namespace)
                 if place is not None and not place.is_pending:
                     # Over: the graph within has gone past it, and failed later.
                     continue
@@ -173,7 +176,7 @@ def _places_of_handlers(question_id: str, own: str, task: Any, state: StateSnaps
 
 async def _pause(saver: Any, key: str, state: StateSnapshot) -> tuple[Interruption, ...]:
     checkpoint_id = str(state.config["configurable"].get("checkpoint_id"))
-    pauses = await saver.pauses(key, checkpoint_id) if isinstance(saver, ThreadSaver) else []
+    pauses = await read_pauses(saver, key, checkpoint_id) if isinstance(saver, ThreadSaver) else []
     if not pauses:
         return ()
     # Any answer goes on with all of them.

@@ -14,6 +14,7 @@ from core.json_form import INT64_MIN, UINT64_MAX
 from domain.errors import BadRequest, Conflict, ThreadAnswered, ThreadWaits
 from domain.runs import RunRequest
 from services.agent_registry import Agent
+from services.questions import interrupt_ids
 from services.settling import settle
 from services.thread_saver import ThreadSaver
 from services.thread_state import ThreadState, read_thread_state
@@ -104,7 +105,7 @@ async def _answers(resume: Any, state: ThreadState, lease: Lease, saver: ThreadS
     pending = {one.id for one in state.interrupts}
     sent = set(resume) if isinstance(resume, dict) else set()
     if not pending or not sent <= pending:
-        known = state.answered | await saver.interrupt_ids(lease.key)
+        known = state.answered | await interrupt_ids(saver, lease.key)
         if not pending:
             raise _waits_for_nothing(lease.thread_id, answered=bool(known))
         # Earlier pauses are known by the form of their ids, which are checkpoints', also when these were pruned.
@@ -114,10 +115,16 @@ async def _answers(resume: Any, state: ThreadState, lease: Lease, saver: ThreadS
                 f"resume: {answered[0]!r} was answered already; "
                 f"thread {lease.thread_id!r} waits for {', '.join(map(repr, sorted(pending)))}"
             )
-    if state.is_paused:
+    paused = {one.id: one.next for one in state.interrupts if one.next}
+    if pending <= paused.keys():
         return {}
     if sent and sent <= pending:
-        return dict(resume)
+        for one in paused.keys() - sent:
+            raise BadRequest(
+                f"resume: thread {lease.thread_id!r} is paused before {', '.join(paused[one])}, too, "
+                f"and any answer goes on there; name {one!r} as well"
+            )
+        return {key: value for key, value in resume.items() if key not in paused}
     if len(pending) > 1:
         raise BadRequest(
             f"resume: thread {lease.thread_id!r} waits for {len(pending)} answers; "
@@ -135,6 +142,6 @@ def _waits_for_nothing(thread_id: str, *, answered: bool) -> Conflict:
 
 
 def _wants(state: ThreadState) -> str:
-    if state.is_paused:
-        return f"is paused before {', '.join(state.interrupts[0].next)}"
-    return "waits for the answer to what its last run asked"
+    before = [name for one in state.interrupts for name in one.next]
+    wants = ["waits for the answer to what its last run asked"] if any(not one.next for one in state.interrupts) else []
+    return " and ".join([*wants, *([f"is paused before {', '.join(before)}"] if before else [])])

@@ -107,6 +107,27 @@ WAYS: dict[str, tuple[Any, list[str]]] = {
         [*ALL, "tail"],
     ),
     "twice within": (lambda: a_graph(outer=by_a_function(three_nodes(interrupt_before="*")).compile()), ALL),
+    "after the last of a node": (lambda: a_graph(outer=three_nodes(interrupt_after="*")), ["act", "tail", "outer"]),
+    "after the last of a function": (lambda: by_a_function(three_nodes(interrupt_after=["tail"])), ["outer"]),
+    "after the last of several": (
+        lambda: by_a_function_one_after_the_other(
+            three_nodes(interrupt_after=["tail"]), three_nodes(interrupt_after="*")
+        ),
+        ["outer", "act", "tail", "outer"],
+    ),
+    "after the last, then another": (
+        lambda: by_a_function_one_after_the_other(three_nodes(interrupt_after=["tail"]), three_nodes()),
+        ["outer"],
+    ),
+    "after the last, beside one that has ended": (
+        lambda: by_a_function_one_after_the_other(three_nodes(), three_nodes(interrupt_after=["tail"])),
+        ["outer"],
+    ),
+    "after the last, twice within": (
+        lambda: a_graph(middle=by_a_function(three_nodes(interrupt_after=["tail"])).compile(interrupt_after=["outer"])),
+        ["outer", "middle"],
+    ),
+    "after the last of a tool": (lambda: by_a_tool(three_nodes(interrupt_after=["tail"])), ["tools"]),
     "also before it": (
         lambda: a_graph(outer=three_nodes(interrupt_before="*")).compile(interrupt_before=["outer"]),
         ["outer", *ALL],
