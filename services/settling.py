@@ -4,11 +4,10 @@ A node that fails is run again with the next answer, from its beginning. What it
 meet it there: results of tasks, an error handler's turn, and the states of graphs that it ran.
 """
 
-from langgraph.types import Interrupt
-
 from services.called_tasks import SETTLE_CALLS, SETTLING
 from services.error_handlers import BEGIN_AGAIN, BEGINNING_AGAIN
-from services.taken_answers import INTERRUPT, NO_OUTPUT, PULL_PATH, QUESTION_TIME, earlier_questions, task_names
+from services.questions import innermost_graph, question_ids, question_places
+from services.taken_answers import INTERRUPT, NO_OUTPUT, QUESTION_TIME
 from services.thread_saver import ThreadSaver
 
 _OPEN_QUESTIONS = """
@@ -23,35 +22,25 @@ _OPEN_QUESTIONS = """
             AND o.channel <> ALL(%(no_output)s))
 """
 _DROP_STATES = tuple(
-    f"DELETE FROM {table} WHERE thread_id = %s AND starts_with(checkpoint_ns, %s) AND checkpoint_id > %s"  # noqa: S608  # nosec B608 - constants
+    f"DELETE FROM {table} WHERE thread_id = %s AND position(':' || %s IN checkpoint_ns) > 0 AND checkpoint_id > %s"  # noqa: S608  # nosec B608 - constants
     for table in ("checkpoint_writes", "checkpoints")
 )
 
 
 async def settle(saver: ThreadSaver, thread_id: str) -> None:
-    """Raises `psycopg.Error` when the thread cannot be read."""
+    """In one transaction. Raises `psycopg.Error` when the thread cannot be read."""
     saver.let_go(thread_id)
     what = {"thread": thread_id, "interrupt": INTERRUPT, "mark": QUESTION_TIME, "no_output": list(NO_OUTPUT)}
-    async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
+    async with saver._cursor() as cursor, cursor.connection.transaction():  # noqa: SLF001 - the saver's own rows
         await cursor.execute(SETTLE_CALLS, {"thread": thread_id, **SETTLING})
         await cursor.execute(BEGIN_AGAIN, {"thread": thread_id, **BEGINNING_AGAIN})
         await cursor.execute(_OPEN_QUESTIONS, what, binary=True)
         rows = await cursor.fetchall()
-    for row in rows:
-        interrupts = saver.serde.loads_typed((row["type"], row["blob"]))
-        ids = [one.id for one in interrupts if isinstance(one, Interrupt)]
-        for place in await _places(saver, thread_id, row["checkpoint_ns"], row["task_path"], row["task_id"]):
-            # Of a question of a graph within, the state is what the answer goes to.
-            if any(earlier_questions(one, place) is not None for one in ids):
-                async with saver._cursor() as cursor:  # noqa: SLF001 - as above
-                    for statement in _DROP_STATES:
-                        await cursor.execute(statement, (thread_id, place, row["question_time"]))
-
-
-async def _places(saver: ThreadSaver, thread_id: str, namespace: str, path: str, task_id: str) -> list[str]:
-    """Where the graphs of a task may lie. Its path names its node, unless it was sent out."""
-    names = [path.removeprefix(PULL_PATH)]
-    if not path.startswith(PULL_PATH):
-        loaded = await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}})
-        names = task_names(loaded.checkpoint, path) if loaded is not None else []
-    return [f"{namespace}|{name}:{task_id}" if namespace else f"{name}:{task_id}" for name in names]
+        places = await question_places(saver, cursor, thread_id) if rows else {}
+        for row in rows:
+            graphs = [innermost_graph(places[one]) for one in question_ids(saver, row)]
+            # Of a question of a graph within, the state is what the answer goes to. One of a task that a node called
+            # is the node's, too: what the node ran with the answer goes.
+            if any(graph is not None and graph.namespace == row["checkpoint_ns"] for graph in graphs):
+                for statement in _DROP_STATES:
+                    await cursor.execute(statement, (thread_id, row["task_id"], row["question_time"]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.func import task
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send, interrupt
 
@@ -91,7 +92,45 @@ def in_a_loop(llm: Any, done: list[str]) -> StateGraph[Any]:
     return a_graph(outer=outer)
 
 
-WAYS = [by_a_function, by_a_plain_function, by_a_graph_of_a_function, within_a_graph, sent_out, in_a_loop]
+def by_a_task(llm: Any, done: list[str]) -> StateGraph[Any]:
+    """Whose question it is, too."""
+    graph = carried_out(llm, done)
+
+    @task
+    async def work() -> Any:
+        order = HumanMessage(str(interrupt("Order?")))
+        return (await graph.ainvoke({"messages": [order]}))["messages"][-1]
+
+    async def outer(_: State) -> dict[str, Any]:
+        return {"messages": [await work()]}
+
+    return a_graph(outer=outer)
+
+
+def after_the_question_of_a_task(llm: Any, done: list[str]) -> StateGraph[Any]:
+    graph = carried_out(llm, done)
+
+    @task
+    async def ask() -> Any:
+        return interrupt("Order?")
+
+    async def outer(_: State) -> dict[str, Any]:
+        order = HumanMessage(str(await ask()))
+        return {"messages": [(await graph.ainvoke({"messages": [order]}))["messages"][-1]]}
+
+    return a_graph(outer=outer)
+
+
+WAYS = [
+    by_a_function,
+    by_a_plain_function,
+    by_a_graph_of_a_function,
+    within_a_graph,
+    sent_out,
+    in_a_loop,
+    by_a_task,
+    after_the_question_of_a_task,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
