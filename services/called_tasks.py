@@ -5,7 +5,7 @@ its node has stored a question in the same run; the next run drops what is provi
 answer that was dropped.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from langgraph.checkpoint.base.id import uuid6
 
@@ -66,12 +66,13 @@ def node_of_call(path: str) -> str | None:
     return node.removesuffix(HANDLER_END) if node != path else None
 
 
-def marks_of(channels: Collection[str], path: str) -> list[tuple[int, str, str, bytes]]:
+def marks_of(channels: Iterable[str], path: str) -> list[tuple[int, str, str, bytes]]:
     """What is stored beside a task's writes, each mark as its place, channel, type and value."""
-    if INTERRUPT in channels:
-        question_time = str(uuid6()).encode()
-        return [(WAITING_INDEX, WAITING, "null", b""), (QUESTION_TIME_INDEX, QUESTION_TIME, "bytes", question_time)]
     node = node_of_call(path)
-    if node is None or all(channel in NO_OUTPUT for channel in channels):
+    if node is None:
+        question_time = str(uuid6()).encode()
+        marks = [(WAITING_INDEX, WAITING, "null", b""), (QUESTION_TIME_INDEX, QUESTION_TIME, "bytes", question_time)]
+        return marks if INTERRUPT in channels else []
+    if all(channel in NO_OUTPUT for channel in channels):
         return []
     return [(PROVISIONAL_INDEX, PROVISIONAL, "bytes", node.encode())]

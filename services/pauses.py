@@ -13,7 +13,7 @@ from langgraph.types import Send
 from psycopg.rows import DictRow
 
 from services.checkpoint_writer import REPLACE_WRITES, WriteRow
-from services.questions import asker, question_places
+from services.questions import asker, question_ids, question_places
 from services.taken_answers import (
     BRANCH,
     ERROR,
@@ -26,7 +26,6 @@ from services.taken_answers import (
     RESUME,
     TAKEN,
     TASKS,
-    WAITING,
 )
 from services.thread_saver import NO_TASK, TAKEN_INDEX, ThreadSaver
 
@@ -38,7 +37,8 @@ _UNDER_WAY = """
 """
 _STORED = f"""
     SELECT checkpoint_ns, checkpoint_id, (
-        SELECT array_agg(array[w.task_id, w.task_path, w.channel]) FROM checkpoint_writes w
+        SELECT array_agg(array[w.task_id::bytea, convert_to(w.task_path, 'UTF8'), w.channel::bytea, w.type::bytea,
+            CASE WHEN w.channel = %(interrupt)s THEN w.blob END]) FROM checkpoint_writes w
         WHERE w.thread_id = checkpoints.thread_id AND w.checkpoint_ns = checkpoints.checkpoint_ns
             AND w.checkpoint_id = checkpoints.checkpoint_id) AS writes
     FROM checkpoints WHERE thread_id = %(thread)s AND {_UNDER_WAY}
@@ -82,20 +82,19 @@ class OpenTask:
     task_id: str
     path: str
     channels: frozenset[str]
+    questions: frozenset[str] = frozenset()
+    """The ids of what it asks, or has asked before it was given answers and went on."""
+    is_waiting: bool = False
+    """Whether its run was not given the answers to all of them."""
 
     @property
     def has_ended(self) -> bool:
         return not self.channels <= NO_OUTPUT
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether it asks something since the last run."""
-        return {INTERRUPT, WAITING} <= self.channels
-
-    @property
     def has_gone_past(self) -> bool:
-        """Whether the last run has brought it past the question that it had asked before."""
-        return INTERRUPT in self.channels and WAITING not in self.channels and not self.has_ended
+        """Whether it went on with the answers, and has come neither to its end nor to another question."""
+        return bool(self.questions) and not self.is_waiting and not self.has_ended
 
 
 async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, Any], *, is_paused: bool) -> None:
@@ -106,9 +105,9 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
     """
     saver.let_go(thread_id)
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
-        await cursor.execute(_STORED, {"thread": thread_id}, binary=True)
+        await cursor.execute(_STORED, {"thread": thread_id, "interrupt": INTERRUPT}, binary=True)
         stored = await cursor.fetchall()
-    tasks = [task for row in stored for task in _open_tasks(row)]
+    tasks = [task for row in stored for task in _open_tasks(saver, row, answers)]
     pauses: list[Pause] = []
     passed: list[OpenTask] = []
     writes: list[WriteRow] = []
@@ -126,13 +125,25 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
         await _store(saver, thread_id, pauses, passed, writes)
 
 
-def _open_tasks(row: DictRow) -> list[OpenTask]:
+def _open_tasks(saver: ThreadSaver, row: DictRow, answers: Mapping[str, Any]) -> list[OpenTask]:
     channels: dict[tuple[str, str], set[str]] = {}
-    for task_id, path, channel in row["writes"] or ():
-        channels.setdefault((task_id, path), set()).add(channel)
+    questions: dict[str, frozenset[str]] = {}
+    for task_id, path, channel, kind, blob in row["writes"] or ():
+        channels.setdefault((task_id.decode(), path.decode()), set()).add(channel.decode())
+        if blob is not None:
+            questions[task_id.decode()] = frozenset(question_ids(saver, {"type": kind.decode(), "blob": blob}))
     return [
-        OpenTask(row["checkpoint_ns"], row["checkpoint_id"], task_id, path, frozenset(found))
+        OpenTask(
+            row["checkpoint_ns"],
+            row["checkpoint_id"],
+            task_id,
+            path,
+            frozenset(found),
+            asked,
+            not asked <= answers.keys(),
+        )
         for (task_id, path), found in channels.items()
+        for asked in [questions.get(task_id, frozenset())]
     ]
 
 
@@ -161,24 +172,18 @@ async def _passed(
     answers: Mapping[str, Any],
 ) -> tuple[list[OpenTask], list[WriteRow]]:
     """The tasks that have gone past their questions, and what is to be stored with them: the answers that they took."""
-    past = [task for task in tasks if task.has_gone_past]
-    if not past:
+    passed = [task for task in tasks if task.has_gone_past]
+    if not passed:
         return [], []
     async with saver._cursor() as cursor:  # noqa: SLF001 - as above
         places = await question_places(saver, cursor, thread_id)
-    passed: list[OpenTask] = []
     writes: list[WriteRow] = []
-    for task in past:
-        questions = [one for one, kept in places.items() if any(place.task_id == task.task_id for place in kept)]
-        # A node whose error handler took over has no more use for answers.
-        if not (ERROR_SOURCE_NODE in task.channels or answers.keys() >= set(questions)):
-            continue
-        passed.append(task)
+    for task in passed:
         at = (thread_id, task.namespace, task.checkpoint_id, task.task_id, task.path)
         writes.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
-        own = [one for one in questions if (place := asker(places[one])) and place.task_id == task.task_id]
+        own = [one for one in task.questions if (place := asker(places[one])) and place.task_id == task.task_id]
         if own:
-            given = [*taken.get(task.task_id, ()), *(answers.get(one) for one in own)]
+            given = [*taken.get(task.task_id, ()), *(answers[one] for one in own)]
             writes.append((*at, WRITES_IDX_MAP[RESUME], RESUME, *saver.serde.dumps_typed(given)))
     return passed, writes
 

@@ -1,7 +1,8 @@
 """The questions that a thread's checkpoints hold: who asks them, where, and which ids were seen before."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from langgraph.types import Interrupt
 from psycopg import AsyncCursor
@@ -103,6 +104,7 @@ async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
     return ids
 
 
-def question_ids(saver: ThreadSaver, row: DictRow) -> list[str]:
+def question_ids(saver: ThreadSaver, row: Mapping[str, Any]) -> list[str]:
+    """The ids of what a task has asked at once, as it is stored: `type` and `blob`."""
     interrupts = saver.serde.loads_typed((row["type"], row["blob"]))
     return [one.id for one in interrupts if isinstance(one, Interrupt)]

@@ -19,9 +19,9 @@ PASSED = "__routeur_passed__"
 PROVISIONAL = "__routeur_provisional__"
 """Ours, on a called task whose result was stored since its run began: its value is the path of the node's task."""
 WAITING = "__routeur_waiting__"
-"""Ours, on a task that has stored a question since its run began."""
+"""Ours, on a node's task that has stored a question since its run began."""
 QUESTION_TIME = "__routeur_question_time__"
-"""Ours, on a task that has stored a question: its value is the id that a checkpoint would have had then."""
+"""Ours, on a node's task that has stored a question: its value is the id that a checkpoint would have had then."""
 OUR_MARKS = frozenset({PAUSE, PASSED, PROVISIONAL, WAITING, QUESTION_TIME})
 """What LangGraph is never shown."""
 NO_OUTPUT = OUR_MARKS | {ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN}

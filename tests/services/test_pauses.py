@@ -9,7 +9,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send
 
 from services.pauses import OpenTask, Pause, next_nodes, paused
-from services.taken_answers import ERROR, ERROR_SOURCE_NODE, INTERRUPT, WAITING
+from services.taken_answers import ERROR, ERROR_SOURCE_NODE, INTERRUPT, RESUME
 
 
 class State(TypedDict):
@@ -75,7 +75,7 @@ async def test_nodes_that_wait_for_all_others_are_read() -> None:
 
 BEGINS = ("a",)
 ENDED = ("out",)
-ASKS = (INTERRUPT, WAITING)
+ASKS = (INTERRUPT,)
 UNDER_WAY: dict[str, tuple[list[tuple[str, str, tuple[str, ...]]], dict[str, tuple[str, ...]], list[str]]] = {
     "one": ([("t:1", "1", BEGINS)], {}, ["t:1"]),
     "the inner of two": ([("t:1", "1", BEGINS), ("t:1|m:2", "2", BEGINS)], {}, ["t:1|m:2"]),
@@ -98,7 +98,7 @@ UNDER_WAY: dict[str, tuple[list[tuple[str, str, tuple[str, ...]]], dict[str, tup
     "none whose task asks": ([("t:1", "1", ())], {"/t:1": ASKS}, []),
     "none whose task was handled": ([("t:1", "1", ())], {"/t:1": (ERROR, ERROR_SOURCE_NODE)}, []),
     "one that remembers, before its end": ([("t", "1", BEGINS), ("t|m:2", "2", BEGINS)], {}, ["t|m:2"]),
-    "one whose task had asked before": ([("t:1", "1", ())], {"/t:1": (INTERRUPT,)}, ["t:1"]),
+    "one whose task had asked before": ([("t:1", "1", ())], {"/t:1": (RESUME,)}, ["t:1"]),
 }
 
 
@@ -107,7 +107,9 @@ UNDER_WAY: dict[str, tuple[list[tuple[str, str, tuple[str, ...]]], dict[str, tup
 def test_graphs_that_stopped_are_told_from_those_that_ended_asked_or_failed(case: str, is_paused: bool) -> None:
     graphs, stored, expected = UNDER_WAY[case]
     tasks = [
-        OpenTask(place.partition("/")[0], "1", place.rpartition(":")[2], "", frozenset(channels))
+        OpenTask(
+            place.partition("/")[0], "1", place.rpartition(":")[2], "", frozenset(channels), is_waiting=channels == ASKS
+        )
         for place, channels in stored.items()
     ]
     found = paused([Pause(*one) for one in graphs], tasks, is_paused=is_paused)

@@ -1,5 +1,6 @@
 """Pauses that follow an answer in the same node: the answer stays taken, whatever comes after the pause."""
 
+import asyncio
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,17 +37,20 @@ def asks_then(pausing: Any, *, twice: bool = False) -> Any:
     return outer
 
 
-def by_a_task(pausing: Any) -> Any:
-    """The question is a task's, the graph its node's."""
+def by_a_task(pausing: Any, *, twice: bool = False) -> Any:
+    """The question is a task's, the graph its node's, and so is the next question."""
 
     @task
     async def ask() -> Any:
         return interrupt("one?")
 
     async def outer(_: State) -> dict[str, Any]:
-        answer = await ask()
+        answers = [await ask()]
         await pausing.ainvoke({"messages": []})
-        return {"messages": [AIMessage(f"done with {[answer]}")]}
+        if twice:
+            answers.append(interrupt("two?"))
+            await pausing.ainvoke({"messages": []})
+        return {"messages": [AIMessage(f"done with {answers}")]}
 
     return outer
 
@@ -116,9 +120,10 @@ async def test_an_answer_stays_taken_at_a_pause(database_url: str, tmp_path: Pat
         await refusal(house, ThreadAnswered, "", agent="mine", resume={pause.id: 4})
 
 
-async def test_each_answer_and_pause_of_a_node_comes_once(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [asks_then, by_a_task])
+async def test_each_answer_and_pause_of_a_node_comes_once(database_url: str, tmp_path: Path, way: Any) -> None:
     def create(llm: Any) -> StateGraph[Any]:
-        return a_graph(outer=asks_then(three_nodes(interrupt_before="*"), twice=True))
+        return a_graph(outer=way(three_nodes(interrupt_before="*"), twice=True))
 
     async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
         for _ in range(2):
@@ -302,7 +307,7 @@ async def test_an_answer_taken_before_a_pause_stays_while_another_node_asks(data
         assert text_of(await answer(house, {question.id: 1, pause.id: None})) == "one? 1 and ran [2]"
 
 
-@pytest.mark.parametrize("way", ["failed", "ended", "remembers"])
+@pytest.mark.parametrize("way", ["failed", "ended", "remembers", "a task's"])
 async def test_a_graph_that_failed_or_ended_is_no_pause_beside_a_question(
     database_url: str, tmp_path: Path, way: str
 ) -> None:
@@ -318,10 +323,45 @@ async def test_a_graph_that_failed_or_ended_is_no_pause_beside_a_question(
             await graph.ainvoke({"messages": []})
         return {"done": [f"tried {interrupt('two?')}"]}
 
+    work = task(tries)
+
+    async def calls(state: State) -> dict[str, Any]:
+        found: dict[str, Any] = await work(state)
+        return found
+
     def create(llm: Any) -> StateGraph[Any]:
-        return at_once(asks("one?"), tries)
+        return at_once(asks("one?"), calls if way == "a task's" else tries)
 
     async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
         found = finish_of(await turn(house, "Hi", agent="mine")).interrupts
         assert [(one.value, one.next) for one in found] == [("one?", ()), ("two?", ())]
         assert text_of(await answer(house, {one.id: 1 for one in found})) == "one? 1 and tried 1"
+
+
+async def test_a_pause_that_was_passed_at_the_end_of_a_graph_is_over_when_another_node_failed(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Its graph has nothing more to store, which would show that it went on."""
+
+    def create(llm: Any) -> StateGraph[Any]:
+        async def pay(_: State) -> dict[str, Any]:
+            agreed = interrupt("one?")
+            # After the other has ended.
+            await ended.wait()
+            await llm.with_config(tags=["nostream"]).ainvoke("Write it down.")
+            return {"done": [f"one? {agreed}"]}
+
+        async def run(_: State) -> dict[str, Any]:
+            await three_nodes(interrupt_after=["tail"]).ainvoke({"messages": []})
+            ended.set()
+            return {"done": ["ran"]}
+
+        return at_once(pay, run)
+
+    ended = asyncio.Event()
+    async with server(database_url, tmp_path, REFUSED, PAID, agents={"mine": create}) as (house, _, _):
+        question, pause = finish_of(await turn(house, "Hi", agent="mine")).interrupts
+        assert set(pause.next) == {"one", "two"}
+        assert failure_of(await answer(house, {question.id: 1, pause.id: None})) is not None
+        assert await pauses(house) == [(question.id, ())]
+        assert text_of(await answer(house, 2)) == "one? 2 and ran"
