@@ -91,6 +91,9 @@ class _Call:
         """Whether the arguments are a closed object, which nothing can follow."""
         return self._has_begun and self._depth == 0 and not self._in_string
 
+    def is_repeated_by(self, fragment: "_Fragment") -> bool:
+        return self.is_complete and fragment.name == self.name and _same_object(fragment.arguments, self.arguments)
+
     @property
     def is_half(self) -> bool:
         return self._depth > 0 or self._in_string
@@ -210,6 +213,8 @@ class ToolCalls:
         if fragment.given_id:
             same = [call for call in self._calls if call.given_id == fragment.given_id]
             fitting = [call for call in same if index is None or call.given_index in (None, index)]
+            # The same call again under another index: a list of all calls, at the end.
+            fitting = fitting or [call for call in same if begins and call.is_repeated_by(fragment)]
             if fitting or same:
                 return fitting[-1] if fitting else None if begins else same[-1]
         if index is not None:

@@ -190,6 +190,16 @@ CASES: dict[str, tuple[list[Any], list[Call]]] = {
         [[part(PARIS, "weather", "a", 0)], [part("oops", "weather", "b", 0)]],
         [("a", "weather", PARIS), ("b", "weather", "oops")],
     ),
+    "index 0 throughout, then all calls as they should be": (
+        [
+            [part("", "weather", "a", 0)],
+            [part(PARIS, index=0)],
+            [part("", "weather", "b", 0)],
+            [part(ROME, index=0)],
+            [part(PARIS, "weather", "a", 0), part(ROME, "weather", "b", 1)],
+        ],
+        TWO,
+    ),
     "a lone call outside a list": ([part(PARIS, "weather", "a")], TWO[:1]),
     "name and arguments beside the id": ([[{"id": "a", "name": "weather", "arguments": PARIS}]], TWO[:1]),
     "the name comes late": (
