@@ -18,6 +18,7 @@ from tests.scripted_provider import (
 
 PAYLOAD = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 Item = str | dict[str, Any]
+LATER_S = 0.02
 
 
 def flat(deltas: Sequence[list[str] | dict[str, Any]]) -> list[Item]:
@@ -81,13 +82,17 @@ async def answer_to(*script: Step, **options: Any) -> Answer:
 
 
 @asynccontextmanager
-async def raw_server(said: bytes) -> AsyncIterator[str]:
-    """Says these bytes to each request, and hangs up."""
+async def raw_server(said: bytes, *later: bytes) -> AsyncIterator[str]:
+    """Says these bytes to each request, the later ones after a moment each, and hangs up."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
         writer.write(said)
         await writer.drain()
+        for more in later:
+            await asyncio.sleep(LATER_S)
+            writer.write(more)
+            await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)

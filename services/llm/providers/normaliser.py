@@ -83,6 +83,9 @@ class Normaliser:
         if own is None:
             return {**parsed, "choices": []}
         choice = self._choice(own)
+        if self.finished and parsed.get("usage") and "message" in own and "delta" not in own:
+            # Nothing is missing from it: it is an answer in one piece, in a stream of one event.
+            self._is_doubtful = self.ended_with_text = False
         return parsed if choice is choices[0] and len(choices) == 1 else {**parsed, "choices": [choice]}
 
     def _own(self, choices: Any) -> dict[str, Any] | None:
@@ -122,10 +125,11 @@ class Normaliser:
         reason = finish_reason_of(choice.get("finish_reason"), has_tool_calls=self._calls.seen)
         if reason is None and self._reason == "stop" and self._calls.seen:
             reason = "tool_calls"
-        if reason is not None and self._calls.seen and (empty := self._calls.settle()):
-            called = called + empty
         delta = _with_calls(delta, called)
         self._note_end(reason, has_content=_has_content(delta))
+        if reason is not None and self._calls.seen and (empty := self._calls.settle()):
+            # They came before, and waited: the reason has not come with them.
+            delta = {**delta, "tool_calls": called + empty}
         if delta is choice.get("delta") and reason == choice.get("finish_reason"):
             return choice
         rest = {key: value for key, value in choice.items() if key not in ("message", "text")}

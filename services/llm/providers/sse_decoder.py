@@ -36,7 +36,8 @@ class Decoder:
     """Cuts bytes into events and events into deltas; `normaliser` knows how far the answer has come.
 
     What the bytes are is read from them and not from their label: events, or JSON in one piece. `failure` is what the
-    provider did wrong: to be raised once the deltas that came before it have been passed on.
+    provider did wrong: to be raised once the deltas that came before it have been passed on. `is_cut`, at the end: all
+    that came was read, and it is the rest that is missing.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Decoder:
         "content_type",
         "done",
         "failure",
+        "is_cut",
         "normaliser",
     )
 
@@ -77,6 +79,7 @@ class Decoder:
         self.normaliser = Normaliser(provider, tools)
         self.content_type = "nothing known"
         self.failure: RouteurError | None = None
+        self.is_cut = False
         self.done = False
 
     @property
@@ -125,12 +128,14 @@ class Decoder:
                 self._read_json(rest, deltas)
             elif rest and not self.done:
                 self._read_last(rest, deltas)
+            self.is_cut = True
             if (held := self.normaliser.end()) is not None:
                 deltas.append(held)
             if not self.finished:
                 raise self._unfinished(rest)
         except RouteurError as failure:
             self.failure = failure
+            self.is_cut = self.is_cut or isinstance(failure, _NotJson)
         return deltas
 
     def whole(self, body: bytes) -> list[list[str] | dict[str, Any]]:
@@ -172,8 +177,8 @@ class Decoder:
     def _read_json(self, body: bytes, deltas: list[list[str] | dict[str, Any]]) -> None:
         """One object, or several one after the other, or events after it: `{…} data: [DONE]`."""
         while body:
-            if body.startswith(b"data:"):
-                self._read(body.split(b"\n\n"), deltas)
+            if body.startswith(b"data:") or body.strip() == b"[DONE]":
+                self._read((body if body.startswith(b"data:") else b"data: " + body).split(b"\n\n"), deltas)
                 return
             parsed, body = self._first_object(body)
             for each in parsed if isinstance(parsed, list) and parsed else [parsed]:

@@ -198,6 +198,12 @@ def broken_connection(provider: str, error: aiohttp.ClientError | OSError) -> Pr
     return ProviderCut(f"{provider} broke the connection {how}", retryable=True)
 
 
+def _closed(response: aiohttp.ClientResponse) -> asyncio.Future[None] | None:
+    """Done when the connection is closed; `None` when the body has come whole, or it is closed already."""
+    protocol = response.connection.protocol if response.connection is not None else None
+    return protocol.closed if protocol is not None else None
+
+
 class _Answer:
     """Reads an answer, and gives up when no news came for too long. Comments are not news.
 
@@ -206,6 +212,7 @@ class _Answer:
     """
 
     __slots__ = (
+        "_closed",
         "_content",
         "_deadline",
         "_decoder",
@@ -233,6 +240,9 @@ class _Answer:
         self._deadline = math.inf
         self._reading = False
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = _closed(response)
+        if self._closed is not None:
+            self._closed.add_done_callback(self._note_closed)
         if stall_s is not None:
             self._allow(stall_s)
 
@@ -250,9 +260,9 @@ class _Answer:
         except (aiohttp.ClientError, OSError) as error:
             if not decoder.is_settled and not decoder.done:
                 failure = _failure_of_line(self._endpoint, decoder, error)
-                # The last event may have come whole, but for the blank line behind it.
+                # The last event may have come whole, but for the blank line behind it: the answer's end, or an error.
                 deltas = decoder.end()
-                if decoder.failure is not None or not decoder.is_settled:
+                if decoder.is_cut and (decoder.failure is not None or not decoder.is_settled):
                     raise failure from error
                 self.has_ended = True
                 self.close()
@@ -292,7 +302,14 @@ class _Answer:
         """Returns a connection whose body was read to its end, and closes one that is still talking."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._closed is not None:
+            self._closed.remove_done_callback(self._note_closed)
         self._response.close()
+
+    def _note_closed(self, _: asyncio.Future[None]) -> None:
+        """aiohttp closes a connection whose bytes it cannot read, and does not say so to those who wait for them."""
+        if not self._content.is_eof() and self._content.exception() is None:
+            self._content.set_exception(aiohttp.ClientPayloadError("the body is no sequence of chunks"))
 
     def _allow(self, seconds: float) -> None:
         """Wait this long for the next news, from now."""
