@@ -246,3 +246,42 @@ async def test_a_question_within_keeps_the_state_that_its_answer_goes_to(databas
         assert await waiting(house) == ["Act?"]
         assert text_of(await answer(house, "c")) == "a acted c"
     assert steps == ["plan"]
+
+
+async def test_what_a_graph_within_did_past_its_question_is_kept_while_another_node_asks(
+    database_url: str, tmp_path: Path
+) -> None:
+    done: list[str] = []
+
+    def create(llm: Any) -> StateGraph[Any]:
+        def order(_: State) -> dict[str, Any]:
+            done.append("order")
+            return {}
+
+        async def confirm(_: State) -> dict[str, Any]:
+            await llm.with_config(tags=["nostream"]).ainvoke("Write it down.")
+            return {}
+
+        ordering = a_graph(ask=lambda _: {"done": [str(interrupt("Order?"))]}, order=order, confirm=confirm).compile()
+
+        async def outer(_: State) -> dict[str, Any]:
+            return {"done": (await ordering.ainvoke({"messages": []}))["done"]}
+
+        def other(_: State) -> dict[str, Any]:
+            return {"done": [str(interrupt("And?"))]}
+
+        graph: StateGraph[Any] = StateGraph(State)
+        for name, node in (("outer", outer), ("other", other)):
+            graph.add_node(name, node)
+            graph.add_edge(START, name)
+        graph.add_node("end", lambda state: {"messages": [AIMessage(" ".join(sorted(state["done"])))]})
+        graph.add_edge(["outer", "other"], "end")
+        return graph
+
+    async with server(database_url, tmp_path, REFUSED, PAID, agents={"mine": create}) as (house, _, _):
+        events = await turn(house, "Order.", agent="mine")
+        ids = ids_of(events)
+        assert failure_of(await answer(house, {ids["Order?"]: "a"})) is not None
+        assert await waiting(house) == ["And?"]
+        assert text_of(await answer(house, {ids["And?"]: "b"})) == "a b"
+    assert done == ["order"]
