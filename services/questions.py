@@ -9,6 +9,7 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from services.taken_answers import (
+    ASKED,
     INTERRUPT,
     NO_OUTPUT,
     PASSED,
@@ -84,10 +85,13 @@ def asker(places: Iterable[QuestionPlace]) -> QuestionPlace | None:
 async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
     """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
-        await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, PASSED, RESUME]), binary=True)
+        await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, PASSED, ASKED, RESUME]), binary=True)
         rows = await cursor.fetchall()
     ids = {row["checkpoint_id"] for row in rows if row["task_id"] == NO_TASK and row["channel"] != RESUME}
     for row in (each for each in rows if each["task_id"] != NO_TASK):
+        if row["channel"] == ASKED:
+            ids.update(saver.serde.loads_typed((row["type"], row["blob"])))
+            continue
         path = row["task_path"]
         names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
         around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""

@@ -4,7 +4,7 @@ import asyncio
 import copy
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -37,6 +37,7 @@ from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
+    ASKED,
     ERROR,
     ERROR_SOURCE_NODE,
     INTERRUPT,
@@ -53,8 +54,8 @@ ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a run's input writes."""
-TAKEN_INDEX = -100
-"""Where no write of LangGraph's is."""
+TAKEN_INDEX, ASKED_INDEX = -100, -200
+"""Where no write of LangGraph's is. Below the second the questions of a task, each at its number."""
 
 _DROP_OUTPUTS = """
     WITH open AS (
@@ -171,8 +172,17 @@ class ThreadSaver(LoopBoundSaver):
         channels = {channel for channel, _ in writes}
         if {INTERRUPT, RESUME} <= channels:
             rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
+        if INTERRUPT in channels:
+            rows.append((*at, *self._asked(dict(writes))))
         rows += [(*at, *mark) for mark in marks_of(channels, task_path)]
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
+
+    def _asked(self, writes: Mapping[str, Any]) -> tuple[int, str, str, bytes]:
+        """The ids of a task's questions, kept where its next one does not overwrite them."""
+        answers = writes.get(RESUME)
+        ids = [one.id for one in writes[INTERRUPT]]
+        count = len(answers) if isinstance(answers, list) else 0
+        return (ASKED_INDEX - count, ASKED, *self.serde.dumps_typed(ids))
 
     async def drop_outputs(self, thread_id: str) -> None:
         """Make the tasks that have ended in an open step begin again: the state cannot take what they gave."""

@@ -18,7 +18,7 @@ from domain.errors import ThreadAnswered
 from services.called_tasks import node_of_call
 from services.taken_answers import INTERRUPT
 from services.thread_saver import ThreadSaver
-from tests.house_for_tests import failure_of, text_of
+from tests.house_for_tests import failure_of, finish_of, text_of
 from tests.postgres_for_tests import WAIT_S, _made_cluster, database_url, postgres, tmp_path
 from tests.services.test_thread_answers import PAID, REFUSED, a_graph, answer, waiting
 from tests.services.test_threads import count, refusal, server, turn
@@ -287,8 +287,9 @@ async def test_a_task_that_asks_twice_keeps_its_first_answer(database_url: str, 
         return a_graph(outer=outer)
 
     async with server(database_url, tmp_path, REFUSED, PAID, agents={"mine": create}) as (house, _, _):
-        await turn(house, "Pay.", agent="mine")
+        (first,) = finish_of(await turn(house, "Pay.", agent="mine")).interrupts
         await answer(house, "a")
+        assert first.id in await refusal(house, ThreadAnswered, "", agent="mine", resume={first.id: "b"})
         assert failure_of(await answer(house, "b")) is not None
         assert await waiting(house) == ["second?"]
         assert text_of(await answer(house, "c")) == "a c"
