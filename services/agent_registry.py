@@ -14,6 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph, StateGraph
 
 from domain.errors import AgentUnavailable, BadRequest, ConfigurationError, UnknownAgent
+from services.graph_stops import note_stops_of_all_graphs
 from services.orphan_calls import answer_orphans_of_all_graphs
 from services.own_models import OwnModels
 from services.thread_saver import with_memory
@@ -116,7 +117,9 @@ class AgentRegistry:
     """Names and factories, gathered while graph files are imported."""
 
     def __init__(self) -> None:
-        answer_orphans_of_all_graphs()  # Before the first file of an agent is imported.
+        # Before the first file of an agent is imported.
+        answer_orphans_of_all_graphs()
+        note_stops_of_all_graphs()
         self._registrations: dict[str, Registration] = {}
         self._seen: set[str] = set()
 

@@ -16,7 +16,7 @@ from langchain_core.messages import (
 )
 from langgraph.channels import BinaryOperatorAggregate, DeltaChannel
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import Overwrite, StreamMode
+from langgraph.types import Overwrite
 from pydantic import ValidationError
 
 from core.json_form import as_json
@@ -25,6 +25,7 @@ from domain.errors import BadRequest, Conflict
 from domain.messages import Message
 from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
+from services.graph_stops import GraphStop, watch_stops
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
 from services.pauses import note_stop
@@ -51,12 +52,16 @@ class GraphOutcome:
 
 @dataclass(slots=True)
 class _Watched:
-    """What came out of a graph's run: the messages before its first step, its last state, whether it stopped to ask."""
+    """What came out of a graph's run: the messages before its first step, its last state, which graphs stopped."""
 
     before: list[BaseMessage] = field(default_factory=list)
     state: Any = None
-    is_interrupted: bool = False
-    is_paused: bool = False
+    stops: list[GraphStop] = field(default_factory=list)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether it is to be gone on with. After its last node there is nothing to go on with."""
+        return any(one.is_outermost and (one.next or not one.is_breakpoint) for one in self.stops)
 
 
 async def run_graph(
@@ -70,11 +75,11 @@ async def run_graph(
     messages = messages_of(run.state)
     if turn is not None:
         turn.lease.messages = len(messages)
-        turn.lease.is_whole = not run.is_interrupted and not run.is_paused
+        turn.lease.is_whole = not run.has_stopped
         interrupts = await _interrupts(agent, graph, turn, run)
         for pause in (one for one in interrupts if one.next):
             context.show("interrupt", {"id": pause.id, "value": pause.value})
-    elif run.is_interrupted or run.is_paused:
+    elif run.has_stopped:
         raise BadRequest(
             f"agent {agent.name!r} stops to be answered before it goes on, which it can in a thread: send a thread_id"
         )
@@ -86,11 +91,10 @@ async def _interrupts(
     agent: Agent, graph: CompiledStateGraph[Any], turn: Turn, run: _Watched
 ) -> tuple[Interruption, ...]:
     """What the thread waits for now, as its checkpoint has it: the caller reads what the next run will find."""
-    if not run.is_interrupted and not run.is_paused:
+    if not run.has_stopped:
         return ()
     if isinstance(graph.checkpointer, ThreadSaver):
-        is_paused = run.is_paused and not run.is_interrupted
-        await note_stop(graph.checkpointer, turn.lease.key, turn.answers, is_paused=is_paused)
+        await note_stop(graph.checkpointer, turn.lease.key, turn.answers, run.stops)
     return (await read_thread_state(agent, turn.lease.key)).interrupts
 
 
@@ -159,26 +163,18 @@ async def _watched(
     graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
 ) -> _Watched:
     """Run it; progress goes to those who want it."""
-    run = _Watched()
-    is_first = True
-    mode: str
-    content: Any
-    # `updates` shows breakpoints, which the state does not. Any code of the agent's may run a graph that has some.
-    modes: list[StreamMode] = ["values", "updates"]
+    run = _Watched(stops=watch_stops())
     if context.shows_progress:
         config = {**config, "callbacks": [NodeProgress(context)]}
+    is_first = True
     # `async` writes each step's state while the next one runs.
     options: dict[str, Any] = {"durability": "async"} if durable else {}
-    steps: Any = graph.astream(entry, config, stream_mode=modes, **options)
-    async with aclosing(steps):
-        async for mode, content in steps:
-            if mode == "updates":
-                run.is_paused = run.is_paused or (isinstance(content, dict) and content.get(INTERRUPT) == ())
-                continue
-            run.before = messages_of(content) if is_first else run.before
-            run.state, is_first = content, False
-            for one in content.get(INTERRUPT, ()) if isinstance(content, dict) else ():
-                run.is_interrupted = True
+    states: Any = graph.astream(entry, config, stream_mode="values", **options)
+    async with aclosing(states):
+        async for state in states:
+            run.before = messages_of(state) if is_first else run.before
+            run.state, is_first = state, False
+            for one in state.get(INTERRUPT, ()) if isinstance(state, dict) else ():
                 context.show("interrupt", {"id": one.id, "value": one.value})
     return run
 

@@ -1,49 +1,32 @@
-"""Where breakpoints stopped a run: in which of the graphs that were under way, and before which of their nodes.
+"""Pauses of threads: where breakpoints stopped a run, kept with the thread, and the answers that were taken before."""
 
-LangGraph keeps no trace of it. A graph within was stopped if a run that did not fail has left it with nodes to begin,
-and none of its nodes asks.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from langgraph.checkpoint.base import WRITES_IDX_MAP
-from langgraph.types import Send
+from langgraph.checkpoint.base.id import uuid6
 from psycopg.rows import DictRow
 
 from services.checkpoint_writer import REPLACE_WRITES, WriteRow
+from services.graph_stops import GraphStop
 from services.questions import asker, question_ids, question_places
-from services.taken_answers import (
-    BRANCH,
-    ERROR,
-    ERROR_SOURCE_NODE,
-    INTERRUPT,
-    JOIN,
-    NO_OUTPUT,
-    PASSED,
-    PAUSE,
-    RESUME,
-    TAKEN,
-    TASKS,
-)
-from services.thread_saver import NO_TASK, TAKEN_INDEX, ThreadSaver
+from services.taken_answers import ASKED, INTERRUPT, NO_OUTPUT, PASSED, PAUSE, QUESTION_TIME, RESUME, TAKEN
+from services.thread_saver import ASKED_INDEX, NO_TASK, TAKEN_INDEX, ThreadSaver, asked_place
 
-_UNDER_WAY = """
-    checkpoint_id >= (SELECT max(c.checkpoint_id) FROM checkpoints c
-            WHERE c.thread_id = %(thread)s AND c.checkpoint_ns = '')
-        AND checkpoint_id = (SELECT max(c.checkpoint_id) FROM checkpoints c
-            WHERE c.thread_id = checkpoints.thread_id AND c.checkpoint_ns = checkpoints.checkpoint_ns)
-"""
-_STORED = f"""
+_STORED = """
     SELECT checkpoint_ns, checkpoint_id, (
         SELECT array_agg(array[w.task_id::bytea, convert_to(w.task_path, 'UTF8'), w.channel::bytea, w.type::bytea,
             CASE WHEN w.channel = %(interrupt)s THEN w.blob END]) FROM checkpoint_writes w
         WHERE w.thread_id = checkpoints.thread_id AND w.checkpoint_ns = checkpoints.checkpoint_ns
             AND w.checkpoint_id = checkpoints.checkpoint_id) AS writes
-    FROM checkpoints WHERE thread_id = %(thread)s AND {_UNDER_WAY}
-"""  # noqa: S608  # nosec B608 - constants of LangGraph's and ours
-_STATES = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %(thread)s AND {_UNDER_WAY}"  # nosec B608 - as above
+    FROM checkpoints
+    WHERE thread_id = %(thread)s
+        AND checkpoint_id >= (SELECT max(c.checkpoint_id) FROM checkpoints c
+            WHERE c.thread_id = %(thread)s AND c.checkpoint_ns = '')
+        AND checkpoint_id = (SELECT max(c.checkpoint_id) FROM checkpoints c
+            WHERE c.thread_id = checkpoints.thread_id AND c.checkpoint_ns = checkpoints.checkpoint_ns)
+"""
 _PAUSES = r"""
     SELECT checkpoint_ns, checkpoint_id, type, blob FROM checkpoint_writes w
     WHERE thread_id = %s AND checkpoint_id >= %s AND channel = %s
@@ -61,6 +44,7 @@ _PASSED_QUESTIONS = """
     UPDATE checkpoint_writes SET channel = %s WHERE thread_id = %s AND channel = %s
         AND (checkpoint_ns, checkpoint_id, task_id) IN (SELECT * FROM unnest(%s::text[], %s::text[], %s::text[]))
 """
+_LATER = "UPDATE checkpoint_writes SET blob = convert_to(%s, 'UTF8') WHERE thread_id = %s AND channel = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +81,53 @@ class OpenTask:
         return bool(self.questions) and not self.is_waiting and not self.has_ended
 
 
-async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, Any], *, is_paused: bool) -> None:
+async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, Any], stops: Sequence[GraphStop]) -> None:
     """Keep where a run was stopped to be gone on with, and the answers that were taken before.
 
-    `answers` are those that the run was given, by the ids of their questions. `is_paused` says that breakpoints alone
-    have stopped it: the agent's own graph, if none within.
+    `answers` are those that the run was given, by the ids of their questions; `stops` are the graphs that have stopped.
     """
     saver.let_go(thread_id)
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
         await cursor.execute(_STORED, {"thread": thread_id, "interrupt": INTERRUPT}, binary=True)
         stored = await cursor.fetchall()
+        if any(row["checkpoint_ns"] for row in stored):
+            # What ran beside a question, in the run that asked it, was led to by no answer to it.
+            await cursor.execute(_LATER, (str(uuid6()), thread_id, QUESTION_TIME))
     tasks = [task for row in stored for task in _open_tasks(saver, row, answers)]
-    pauses: list[Pause] = []
-    passed: list[OpenTask] = []
-    writes: list[WriteRow] = []
-    if any(row["checkpoint_ns"] for row in stored) or any(task.has_gone_past for task in tasks):
-        graphs, taken = await _states(saver, thread_id)
-        pauses = paused(graphs, tasks, is_paused=is_paused)
-        passed, writes = await _passed(saver, thread_id, tasks, taken, answers)
-    if is_paused and not pauses:
+    pauses = _pauses(stops, {row["checkpoint_ns"]: row["checkpoint_id"] for row in stored})
+    if not pauses and not any(task.is_waiting for task in tasks):
+        # Of a graph that keeps its state elsewhere, say.
         pauses = [Pause("", row["checkpoint_id"]) for row in stored if not row["checkpoint_ns"]]
-    writes += [
-        (thread_id, one.namespace, one.checkpoint_id, NO_TASK, "", 0, PAUSE, *saver.serde.dumps_typed(one.next))
-        for one in pauses
-    ]
+    passed, writes = await _passed(saver, thread_id, tasks, answers)
+    for one in pauses:
+        at = (thread_id, one.namespace, one.checkpoint_id, NO_TASK, "")
+        writes.append((*at, 0, PAUSE, *saver.serde.dumps_typed(one.next)))
+        at = (thread_id, *asked_place(one.checkpoint_id), NO_TASK, "")
+        writes.append((*at, ASKED_INDEX, ASKED, *saver.serde.dumps_typed([one.checkpoint_id])))
     if writes or any(PAUSE in task.channels for task in tasks):
         await _store(saver, thread_id, pauses, passed, writes)
+
+
+def _pauses(stops: Sequence[GraphStop], newest: Mapping[str, str]) -> list[Pause]:
+    """The graphs that stopped by themselves, where the thread keeps them; `newest` are its checkpoints by namespace."""
+    found = {
+        one.namespace: Pause(one.namespace, one.checkpoint_id, one.next or _next_around(one, stops))
+        for one in stops
+        if one.is_breakpoint and newest.get(one.namespace) == one.checkpoint_id and (one.next or not one.is_outermost)
+    }
+    return list(found.values())
+
+
+def _next_around(stop: GraphStop, stops: Sequence[GraphStop]) -> tuple[str, ...]:
+    """The nodes that run a graph which stopped after its last node."""
+    around = [one for one in stops if one.next and _is_around(one.namespace, stop.namespace)]
+    return max(around, key=lambda one: len(one.namespace)).next if around else ()
+
+
+def _is_around(outer: str, inner: str) -> bool:
+    """A number at the end tells the graphs apart that one task runs: such a graph is beside the first, not in it."""
+    rest = inner.removeprefix(f"{outer}|") if outer else inner
+    return not outer or (rest != inner and not rest.partition("|")[0].isdigit())
 
 
 def _open_tasks(saver: ThreadSaver, row: DictRow, answers: Mapping[str, Any]) -> list[OpenTask]:
@@ -147,29 +152,8 @@ def _open_tasks(saver: ThreadSaver, row: DictRow, answers: Mapping[str, Any]) ->
     ]
 
 
-async def _states(saver: ThreadSaver, thread_id: str) -> tuple[list[Pause], dict[str, list[Any]]]:
-    """The graphs within that are under way, where they would have stopped; the answers taken by tasks, by their ids."""
-    async with saver._cursor() as cursor:  # noqa: SLF001 - as above
-        await cursor.execute(_STATES, {"thread": thread_id}, binary=True)
-        rows = await cursor.fetchall()
-    graphs: list[Pause] = []
-    taken: dict[str, list[Any]] = {}
-    for row in rows:
-        loaded = await saver._load_checkpoint_tuple(row)  # noqa: SLF001 - as above
-        if row["checkpoint_ns"]:
-            graphs.append(Pause(row["checkpoint_ns"], row["checkpoint_id"], next_nodes(loaded.checkpoint)))
-        for task, channel, value in loaded.pending_writes or ():
-            if channel == RESUME:
-                taken[task] = value if isinstance(value, list) else [value]
-    return graphs, taken
-
-
 async def _passed(
-    saver: ThreadSaver,
-    thread_id: str,
-    tasks: Sequence[OpenTask],
-    taken: Mapping[str, list[Any]],
-    answers: Mapping[str, Any],
+    saver: ThreadSaver, thread_id: str, tasks: Sequence[OpenTask], answers: Mapping[str, Any]
 ) -> tuple[list[OpenTask], list[WriteRow]]:
     """The tasks that have gone past their questions, and what is to be stored with them: the answers that they took."""
     passed = [task for task in tasks if task.has_gone_past]
@@ -183,9 +167,18 @@ async def _passed(
         writes.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
         own = [one for one in task.questions if (place := asker(places[one])) and place.task_id == task.task_id]
         if own:
-            given = [*taken.get(task.task_id, ()), *(answers[one] for one in own)]
+            given = [*await _taken(saver, thread_id, task), *(answers[one] for one in own)]
             writes.append((*at, WRITES_IDX_MAP[RESUME], RESUME, *saver.serde.dumps_typed(given)))
     return passed, writes
+
+
+async def _taken(saver: ThreadSaver, thread_id: str, task: OpenTask) -> list[Any]:
+    """The answers that the task has taken before."""
+    loaded = await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": task.namespace}})
+    for task_id, channel, value in loaded.pending_writes or () if loaded is not None else ():
+        if (task_id, channel) == (task.task_id, RESUME):
+            return value if isinstance(value, list) else [value]
+    return []
 
 
 async def _store(
@@ -219,92 +212,3 @@ async def read_pauses(saver: ThreadSaver, thread_id: str, checkpoint_id: str) ->
         for row in rows
         for nodes in [saver.serde.loads_typed((row["type"], row["blob"]))]
     ]
-
-
-def paused(graphs: Sequence[Pause], tasks: Sequence[OpenTask], *, is_paused: bool) -> list[Pause]:
-    """Which of the graphs within that are under way were stopped by a breakpoint, each at its newest checkpoint.
-
-    One that stopped after its last node looks as if it had ended: it is taken for stopped if nothing else explains why
-    the task that runs it goes on with nothing. `is_paused` says that breakpoints alone have stopped the run.
-    """
-    # A graph around a newer one has not stopped by itself; one in an older one is of a step that is over.
-    live = [
-        one
-        for one in graphs
-        if not any(
-            (_is_around(one.namespace, other.namespace) and other.checkpoint_id > one.checkpoint_id)
-            or (_is_around(other.namespace, one.namespace) and other.checkpoint_id > one.checkpoint_id)
-            for other in graphs
-        )
-    ]
-    busy = {task.namespace for task in tasks if task.is_waiting or ERROR in task.channels}
-    stopped = [one for one in live if one.next and one.namespace not in busy]
-    explained = {
-        task.task_id
-        for task in tasks
-        if task.has_ended
-        or task.is_waiting
-        or ERROR_SOURCE_NODE in task.channels
-        or (ERROR in task.channels and not is_paused)
-    }
-    for one in sorted(live, key=lambda each: each.checkpoint_id, reverse=True):
-        task = _task_around(one.namespace)
-        _, names_task, task_id = task.rpartition("|")[2].partition(":")
-        # The namespace of a graph that remembers by itself names a node, and no task.
-        is_explained = task_id in explained if names_task else not is_paused
-        if one.next or is_explained or any(_is_in(task, each.namespace) for each in stopped):
-            continue
-        stopped.append(Pause(one.namespace, one.checkpoint_id, _next_around(one, graphs)))
-    return stopped
-
-
-def _next_around(stopped: Pause, graphs: Iterable[Pause]) -> tuple[str, ...]:
-    """The nodes that run a graph which stopped at its end; none for those of the agent's own graph."""
-    around = [one for one in graphs if one.next and _is_around(one.namespace, stopped.namespace)]
-    return max(around, key=lambda one: len(one.namespace)).next if around else ()
-
-
-def _task_around(namespace: str) -> str:
-    """The namespace up to the task that runs this graph."""
-    around, _, last = namespace.rpartition("|")
-    return around if last.isdigit() else namespace
-
-
-def _is_in(task: str, namespace: str) -> bool:
-    return namespace == task or namespace.startswith(f"{task}|")
-
-
-def _is_around(outer: str, inner: str) -> bool:
-    """A number at the end tells the graphs apart that one task runs: such a graph is beside the first, not in it."""
-    rest = inner.removeprefix(f"{outer}|")
-    return rest != inner and not rest.partition("|")[0].isdigit()
-
-
-def next_nodes(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
-    """The nodes of a `StateGraph` that its checkpoint begins next, without those that LangGraph hides.
-
-    They are read from the channels that trigger nodes, without the graph: a function or a tool may run any.
-    """
-    values, versions, seen = (checkpoint[name] for name in ("channel_values", "channel_versions", "versions_seen"))
-    names = [one.node for one in values.get(TASKS, ()) if isinstance(one, Send)]
-    for channel, value in values.items():
-        name = _triggered(channel, value)
-        last = seen.get(name, {}).get(channel)
-        if name and (last is None or versions[channel] > last):
-            names.append(name)
-    return tuple(dict.fromkeys(names))
-
-
-def _triggered(channel: str, value: Any) -> str:
-    """The node that this channel begins, if its value is whole: the names of all nodes that it waits for."""
-    if not channel.startswith((BRANCH, JOIN)):
-        return ""
-    if isinstance(value, list | tuple) and value and isinstance(value[-1], bool):
-        # Of a deferred node, which begins when nothing else does.
-        value, is_last = value
-        if not is_last:
-            return ""
-    if channel.startswith(BRANCH):
-        return channel.removeprefix(BRANCH)
-    sources, _, name = channel.removeprefix(JOIN).rpartition(":")
-    return name if len(value) > sources.count("+") else ""

@@ -39,6 +39,15 @@ _QUESTIONS = """
 """
 
 
+_FORGET = """
+    DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(asked)s AND checkpoint_id < (
+        SELECT checkpoint_id FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(asked)s
+        ORDER BY checkpoint_id DESC OFFSET %(most)s LIMIT 1)
+"""
+MOST_IDS = 500
+"""How many questions and pauses of a thread are known once they have passed."""
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionPlace:
     """Where a question is kept: the namespace of a graph, and a task of it that asks it, or that repeats it."""
@@ -83,15 +92,14 @@ def asker(places: Iterable[QuestionPlace]) -> QuestionPlace | None:
 
 
 async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
-    """The ids of the thread's questions and pauses, also of those answered since, as far back as is kept."""
+    """The ids of the thread's questions and pauses, also of those answered since."""
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
         await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, PASSED, ASKED, RESUME]), binary=True)
         rows = await cursor.fetchall()
-    ids = {row["checkpoint_id"] for row in rows if row["task_id"] == NO_TASK and row["channel"] != RESUME}
-    for row in (each for each in rows if each["task_id"] != NO_TASK):
-        if row["channel"] == ASKED:
-            ids.update(saver.serde.loads_typed((row["type"], row["blob"])))
-            continue
+    asked = [row for row in rows if row["channel"] == ASKED]
+    ids = {one for row in asked for one in saver.serde.loads_typed((row["type"], row["blob"]))}
+    ids |= {row["checkpoint_id"] for row in rows if row["task_id"] == NO_TASK and row["channel"] in {PAUSE, PASSED}}
+    for row in (each for each in rows if each["task_id"] != NO_TASK and each["channel"] != ASKED):
         path = row["task_path"]
         names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
         around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""
@@ -106,6 +114,11 @@ async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
         # A task's next question takes the place of the one before.
         ids.update(questions, *(earlier_questions(one, place) or () for one in questions for place in places))
     return ids
+
+
+async def forget_old_ids(saver: ThreadSaver, thread_id: str) -> None:
+    async with saver._cursor() as cursor:  # noqa: SLF001 - as above
+        await cursor.execute(_FORGET, {"thread": thread_id, "asked": ASKED, "most": MOST_IDS})
 
 
 def question_ids(saver: ThreadSaver, row: Mapping[str, Any]) -> list[str]:

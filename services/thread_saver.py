@@ -173,7 +173,8 @@ class ThreadSaver(LoopBoundSaver):
         if {INTERRUPT, RESUME} <= channels:
             rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
         if INTERRUPT in channels:
-            rows.append((*at, *self._asked(dict(writes))))
+            where = (place["thread_id"], *asked_place(place["checkpoint_id"]), task_id, task_path)
+            rows.append((*where, *self._asked(dict(writes))))
         rows += [(*at, *mark) for mark in marks_of(channels, task_path)]
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
@@ -217,6 +218,11 @@ class ThreadSaver(LoopBoundSaver):
 
 _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
 _OUR_MARKS = frozenset(mark.encode() for mark in OUR_MARKS)
+
+
+def asked_place(checkpoint_id: str) -> tuple[str, str]:
+    """The namespace and the checkpoint under which ids are kept: of none that is, so that none takes them along."""
+    return "", f"{ASKED}{checkpoint_id}"
 
 
 def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:

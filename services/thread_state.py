@@ -33,11 +33,6 @@ class ThreadState:
     is_broken: bool = False
     """Whether the nodes that ended in the open step gave what cannot be made part of the state: it is passed over."""
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether it waits at a breakpoint, for any answer."""
-        return any(one.next for one in self.interrupts)
-
 
 async def read_thread_state(agent: Agent, key: str) -> ThreadState:
     """The newest state of a thread of this agent; raises `DatabaseUnavailable` when it cannot be read."""
@@ -118,7 +113,8 @@ async def _questions(
     places: dict[str, list[QuestionPlace]] | None = None
     saver = graph.checkpointer
     for task in state.tasks:
-        for question in task.interrupts:
+        # A task's question comes twice from the graph of a node within.
+        for question in {one.id: one for one in task.interrupts}.values():
             own = f"{task.name}:{task.id}"
             before = earlier_questions(question.id, own)
             if before is None:

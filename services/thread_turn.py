@@ -1,7 +1,6 @@
 """How a run on a thread begins: with the answer to what the thread waits for, or with a new message in a whole one."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,6 @@ from services.thread_state import ThreadState, read_thread_state
 from services.threads import DATABASE_FAULTS, Lease, thread_database_down
 
 MAX_ANSWER_DEPTH = 64
-_CHECKPOINT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-6[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +106,7 @@ async def _answers(resume: Any, state: ThreadState, lease: Lease, saver: ThreadS
         known = state.answered | await interrupt_ids(saver, lease.key)
         if not pending:
             raise _waits_for_nothing(lease.thread_id, answered=bool(known))
-        # Earlier pauses are known by the form of their ids, which are checkpoints', also when these were pruned.
-        earlier = known | {one for one in sent if state.is_paused and _CHECKPOINT_ID.fullmatch(one)}
-        if answered := sorted(sent & earlier - pending):
+        if answered := sorted(sent & known - pending):
             raise ThreadAnswered(
                 f"resume: {answered[0]!r} was answered already; "
                 f"thread {lease.thread_id!r} waits for {', '.join(map(repr, sorted(pending)))}"

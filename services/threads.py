@@ -23,6 +23,7 @@ from core.presence import Presence
 from domain.errors import Conflict, DatabaseUnavailable, InvalidParameter, NotFound, ThreadBusy
 from domain.runs import RunStatus
 from services import thread_sql
+from services.questions import forget_old_ids
 from services.thread_saver import ThreadSaver
 from services.thread_sql import HOLDERS, LEASE_S
 
@@ -295,6 +296,7 @@ class Threads:
     async def _prune(self, thread_id: str) -> None:
         try:
             await self.saver.aprune([thread_id], strategy="keep_latest")
+            await forget_old_ids(self.saver, thread_id)
         except (psycopg.Error, *DATABASE_FAULTS, NotImplementedError) as error:
             # Another pruning got in between, or the state is of a kind that cannot be pruned: only space is lost.
             logger.info("a thread was not pruned", extra={"reason": type(error).__name__})

@@ -140,11 +140,7 @@ async def pauses(house: House) -> list[tuple[str, tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_each_pause_of_a_graph_within_is_passed_by_itself(
-    database_url: str, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Passed pauses are known as far back as is kept.
-    monkeypatch.setattr(threads_module, "PRUNE_EVERY", 1_000)
+async def test_each_pause_of_a_graph_within_is_passed_by_itself(database_url: str, tmp_path: Path, way: str) -> None:
     create, nodes = WAYS[way]
     async with server(database_url, tmp_path, agents={"mine": lambda llm: create()}) as (house, _, _):
         for _ in range(2):
