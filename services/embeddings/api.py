@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from services.embeddings.embedder import BatchLimits, EmbeddingCall, Vector
+from services.llm.providers.surrogates import json_of
 from services.llm.providers.whole_call import WholeCall, post_whole, reading
 
 WHAT = "embeddings"
@@ -56,7 +57,7 @@ class ApiEmbedder:
         payload: dict[str, Any] = {"model": call.model.name_on_wire, "input": list(call.texts)}
         if call.dimensions is not None:
             payload["dimensions"] = call.dimensions
-        return await post_whole(self.http, asked, orjson.dumps(payload), {"Content-Type": "application/json"})
+        return await post_whole(self.http, asked, json_of(payload), {"Content-Type": "application/json"})
 
 
 def _input_tokens(parsed: Any) -> int | None:

@@ -5,6 +5,7 @@ back into the payload that a vendor's class has built.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from langchain_core.messages import AIMessage, BaseMessage, InvalidToolCall, Too
 from langchain_core.messages.tool import invalid_tool_call as create_invalid_tool_call
 from langchain_core.messages.tool import tool_call as create_tool_call
 
+from core.json_form import INT64_MIN, UINT64_MAX
 from domain.messages import VENDOR_FIELDS, Message
-from services.llm.providers.surrogates import encodable
+from services.llm.providers.surrogates import joined, with_whole_characters
 
 RAW_TOOL_CALLS = "tool_calls"
 """LangChain's own name for the calls as they stood on the wire."""
@@ -96,13 +98,33 @@ def _restore_tool_calls(message: BaseMessage, out: dict[str, Any], *, vendor_fie
 def _are_its_calls(raw: list[Any], message: AIMessage) -> bool:
     try:
         calls, invalid = parse_tool_calls(raw)
-    except (KeyError, TypeError):
+        return _essence(calls) == _essence(message.tool_calls) and _essence(invalid) == _essence(
+            message.invalid_tool_calls
+        )
+    except (KeyError, TypeError, ValueError, RecursionError):
         return False
-    return _essence(calls) == _essence(message.tool_calls) and _essence(invalid) == _essence(message.invalid_tool_calls)
 
 
 def _essence(calls: Sequence[ToolCall] | Sequence[InvalidToolCall]) -> list[tuple[Any, Any, Any]]:
-    return [(call["id"], call["name"], call["args"]) for call in calls]
+    return [(call["id"], call["name"], _comparable(call["args"])) for call in calls]
+
+
+def _comparable(value: Any) -> Any:
+    """The value in a form that two readings of the same letters share: LangChain's sum of an answer's chunks keeps
+    halves of characters, a thread keeps numbers of more than 64 bits as their text, and NaN equals nothing."""
+    match value:
+        case str():
+            return joined(value)
+        case dict():
+            return {_comparable(key): _comparable(each) for key, each in value.items()}
+        case list():
+            return [_comparable(each) for each in value]
+        case int() if not INT64_MIN <= value <= UINT64_MAX:
+            return str(value)
+        case float() if not math.isfinite(value):
+            return str(value)
+        case _:
+            return value
 
 
 def _known_call(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +157,6 @@ def _parsed(text: str) -> Any:
     """The value that the text spells; `None` for text that spells none."""
     try:
         # Half a character may be spelt in the arguments' own escapes too.
-        return encodable(json.loads(text or "{}", strict=False))
+        return with_whole_characters(json.loads(text or "{}", strict=False))
     except (ValueError, RecursionError):
         return None

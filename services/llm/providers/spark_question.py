@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-import orjson
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from domain.errors import BadRequest
 from services.llm.images import read_data_uri
 from services.llm.providers.provider import ModelCall
 from services.llm.providers.spark_auth import SparkRoute
+from services.llm.providers.surrogates import json_of
 
 LOWEST_TEMPERATURE = 0.01
 """The vendor takes (0, 1]: the nearest to 0 that two decimals can say."""
@@ -37,7 +37,7 @@ def question_frame(call: ModelCall, route: SparkRoute, app_id: str) -> str:
         "parameter": {"chat": {"domain": route.domain, **_chat_parameters(call)}},
         "payload": {"message": {"text": _text(call, route)}},
     }
-    return orjson.dumps(frame).decode()
+    return json_of(frame).decode()
 
 
 def max_tokens_of(call: ModelCall) -> int:

@@ -8,10 +8,11 @@ import math
 import re
 from typing import Any
 
-REPLACEMENT = "\ufffd"
-LARGEST_INTEGER = 2**64 - 1
-"""Above it, an integer has no place in the encoder's JSON: a float has."""
+import orjson
 
+from core.json_form import INT64_MIN, UINT64_MAX
+
+REPLACEMENT = "\ufffd"
 
 BYTE_KEPT = re.compile("[\udc80-\udcff]")
 ALONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -87,7 +88,28 @@ def encodable(value: Any) -> Any:
             return [encodable(each) for each in value]
         case float():
             return value if math.isfinite(value) else None
-        case int() if abs(value) > LARGEST_INTEGER:
+        case int() if not INT64_MIN <= value <= UINT64_MAX:
             return None
         case _:
             return value
+
+
+def with_whole_characters(value: Any) -> Any:
+    """The same value, the texts in it joined; its numbers, however large, stay what they are."""
+    match value:
+        case str():
+            return joined(value)
+        case dict():
+            return {with_whole_characters(key): with_whole_characters(each) for key, each in value.items()}
+        case list() | tuple():
+            return [with_whole_characters(each) for each in value]
+        case _:
+            return value
+
+
+def json_of(value: Any) -> bytes:
+    """The value in JSON. Only where the encoder refuses it are its texts looked through."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(with_whole_characters(value))

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-import orjson
 
 from core.http_client import HttpClient
 from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
 from services.llm.providers.quirks import AS_OPENAI, Quirks
 from services.llm.providers.refusals import StreamOptionsRefused, refusal, retry_after_of
 from services.llm.providers.sse_decoder import Decoder
+from services.llm.providers.surrogates import json_of
 
 logger = logging.getLogger("routeur.router")
 
@@ -155,7 +155,7 @@ async def _post(
     """Raises what the provider's refusal means."""
     request = http.session.post(
         endpoint.url,
-        data=orjson.dumps(payload),
+        data=json_of(payload),
         headers={**endpoint.headers, "Accept": "application/json"} if whole else endpoint.headers,
         proxy=http.proxy_for(endpoint.url),
         # A POST would become a GET without its body, and the key goes to the address it was given for alone.

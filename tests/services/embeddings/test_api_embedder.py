@@ -75,6 +75,12 @@ async def test_each_text_has_its_vector_and_the_providers_count_is_kept():
     assert (call.input_tokens, call.local_work) == (6, None)
 
 
+async def test_half_a_character_in_a_text_is_replaced():
+    async with embeddings_server(vectors) as server, http_client() as http:
+        await embedder_at(server.base_url, http).embed(EmbeddingCall(small(), ["a\ud83d"]))
+    assert server.requests[0]["input"] == ["a\ufffd"]
+
+
 async def test_vectors_are_put_in_the_order_of_the_texts_whatever_order_they_come_in():
     def shuffled(body: dict[str, Any]) -> Said:
         answer = vectors(body)

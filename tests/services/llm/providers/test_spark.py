@@ -266,6 +266,12 @@ async def test_text_in_parts_is_text():
     assert server.asked["payload"]["message"]["text"] == [{"role": "user", "content": "One\nTwo"}]
 
 
+async def test_half_a_character_in_a_text_is_replaced():
+    async with spark_server(say("Me")) as server:
+        await answer(spark(server), call("a\ud83d"))
+    assert server.asked["payload"]["message"]["text"] == [{"role": "user", "content": "a\ufffd"}]
+
+
 # What is answered
 
 

@@ -62,3 +62,9 @@ def test_bytes_of_a_character_in_a_whole_object_are_replaced() -> None:
 def test_bytes_of_a_character_in_an_error_are_replaced(spelt: bytes) -> None:
     with pytest.raises(RouteurError, match="caf\ufffd"):
         Decoder("fake").whole(spelt)
+
+
+@pytest.mark.parametrize("number", [b"-9223372036854775809", b"18446744073709551616", b"1e400", b"NaN"])
+def test_beside_half_a_character_no_number_stays_that_an_encoder_refuses(number: bytes) -> None:
+    body = b'{"choices":[{"message":{"content":"a\\ud83d"},"finish_reason":"stop","x":%b}]}' % number
+    assert read_from([body], "content") == "a\ufffd"
