@@ -51,7 +51,7 @@ HALF_A_JSON = Chunk(b'data: {"choices": [{"index": 0, "delta": {"cont')
 USED_UP = Status(429, {"error": {"message": "no", "type": "insufficient_quota", "code": "insufficient_quota"}})
 FAULTS = (
     _refused(401, attempts=1, alone=1),
-    _refused(402, attempts=1, alone=1),
+    _refused(402, "insufficient_quota", attempts=1, alone=1, status=429),
     _refused(404, "model_not_served", attempts=1, alone=1, status=404),
     _refused(408, attempts=1),
     _refused(429, "rate_limited_by_provider", attempts=1, status=429),

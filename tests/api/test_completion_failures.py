@@ -29,12 +29,12 @@ BOTH_FORMS = pytest.mark.parametrize("stream", [True, False])
 
 
 @BOTH_FORMS
-async def test_a_provider_that_refuses_is_a_bad_gateway(
+async def test_a_provider_that_wants_to_be_paid_has_nothing_left_for_the_caller(
     client: httpx.AsyncClient, provider: ScriptedProvider, stream: bool
 ) -> None:
     play(provider, [Status(402, {"error": {"message": "the provider wants to be paid"}})])
     answer = await post(client, stream=stream)
-    assert "the provider wants to be paid" in check_error(answer, 502, "provider_refused")
+    assert "the provider wants to be paid" in check_error(answer, 429, "insufficient_quota")
 
 
 # Streams with another attempt are in `tests/e2e/test_faults_over_http.py`: here a ping would come before the status.

@@ -4,14 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from domain.errors import ContextOverflow, ProviderCut, RouteurError
+from domain.errors import ContextOverflow, InsufficientQuota, ProviderCut, RouteurError
 from services.llm.providers.refusals import (
     NAMES_STREAM_OPTIONS,
     NO_WORDS,
     OVERFLOW,
     StreamOptionsRefused,
     codes_of,
+    is_quota_used_up,
+    parts_of,
     refusal_by_status,
+    retry_delay_in,
     with_one_error,
     words_of,
 )
@@ -41,22 +44,25 @@ def error_in(provider: str, parsed: dict[str, Any]) -> RouteurError | None:
     if error is None:
         return None
     shown = parsed if error is parsed else {**parsed, "error": error}
-    status, text = _status_of(shown), json.dumps(shown, ensure_ascii=False)
-    if status is not None and 400 <= status < 500:
+    status, text, wait_s = _status_of(shown), json.dumps(shown, ensure_ascii=False), retry_delay_in(shown)
+    if is_quota_used_up(status, shown):
+        status = status or InsufficientQuota.status
         return refusal_by_status(provider, status, shown, text)
+    if status is not None and 400 <= status < 500:
+        return refusal_by_status(provider, status, shown, text, wait_s)
     words = words_of(shown)
     if NAMES_STREAM_OPTIONS.search(words):
         return StreamOptionsRefused(f"{provider} refused the request: {words}")
     if OVERFLOW.search(words) or codes_of(shown) & {"context_length_exceeded"}:
         return ContextOverflow(f"the conversation is too long for the model: {words}")
-    return ProviderCut(f"{provider} failed in mid-answer: {words}", retryable=True, upstream_status=status)
+    return ProviderCut(
+        f"{provider} failed in mid-answer: {words}", retryable=True, upstream_status=status, retry_after_s=wait_s
+    )
 
 
 def _error_of(parsed: dict[str, Any]) -> Any:
     """The part of the object that is an error."""
     if error := parsed.get("error"):
-        while isinstance(error, dict) and isinstance(error.get("error"), dict):
-            error = error["error"]
         return error
     if "error" in (parsed.get("object"), parsed.get("type"), parsed.get("status")):
         return parsed
@@ -73,12 +79,10 @@ def _error_of(parsed: dict[str, Any]) -> Any:
 
 
 def _status_of(shown: dict[str, Any]) -> int | None:
-    error = shown.get("error")
-    for part in (error, shown):
-        if isinstance(part, dict):
-            for key in STATUS_KEYS:
-                if (status := _as_status(part.get(key))) is not None:
-                    return status
+    for part in reversed(list(parts_of(shown))):
+        for key in STATUS_KEYS:
+            if (status := _as_status(part.get(key))) is not None:
+                return status
     return next((STATUS_OF_CODE[code] for code in sorted(codes_of(shown)) if code in STATUS_OF_CODE), None)
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,10 +63,21 @@ QUOTA_CODES = frozenset(
         "billing_not_active",
         "insufficient_balance",
         "insufficient_credits",
+        "payment_required",
+        "billing_error",  # Anthropic's.
+        "arrearage",  # Dashscope's.
+        "allocationquota.freetieronly",
+        "accountoverdueerror",  # Volcengine's.
         "1113",  # Zhipu's.
     }
 )
 """Codes of an account that has nothing left: no other try will help, however the status reads."""
+
+QUOTA_WORDS = re.compile(
+    r"credit balance is too low|insufficient (account )?balance|balance is insufficient", re.IGNORECASE
+)
+"""What those write who give it no code, or the one of a wrong request: Anthropic, DeepSeek, MiniMax, SiliconFlow. The
+words "exceeded your current quota" are no such: Google has them for limits by the minute."""
 
 SPEAKS_OF_CREDENTIALS = re.compile(r"key|token|credential|secret|bearer|auth|sign|sk-|\w{24}", re.IGNORECASE)
 
@@ -82,7 +94,7 @@ async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: R
         return _redirect(provider, response)
     body = await _body_of(response)
     parsed = _parsed(body)
-    wait_s = retry_after_of(response) or _retry_delay_in(parsed)
+    wait_s = retry_after_of(response) or retry_delay_in(parsed)
     if refusal_in is not None and (own := refusal_in(parsed, response.status)) is not None:
         if isinstance(own, ProviderError):
             own.retry_after_s = wait_s
@@ -110,17 +122,18 @@ def refusal_by_status(
 ) -> RouteurError:
     """What an error status means. `parsed` holds the provider's words, `text` all that it sent."""
     words = words_of(parsed)
-    if codes_of(parsed) & QUOTA_CODES:
-        return InsufficientQuota(
-            f"{provider} answered {status}: the server's quota there is used up, the operator must check its plan "
-            f"and billing: {words}",
-            upstream_status=status,
+    if is_quota_used_up(status, parsed):
+        problem = (
+            f"{provider} answered {status}: the server's quota or credit there is used up, the operator must check"
         )
+        may_quote_the_key = status in {401, 403} and SPEAKS_OF_CREDENTIALS.search(words)
+        shown = "its plan and billing" if may_quote_the_key else f"its plan and billing: {words}"
+        return InsufficientQuota(f"{problem} {shown}", upstream_status=status)
     if status == 429:
         return RateLimitedByProvider(
             f"{provider} answered 429 (too many requests): {words}", retry_after_s=retry_after_s
         )
-    if status in {401, 402, 403}:
+    if status in {401, 403}:
         return _refused_account(provider, status, words)
     if status == 404 or "model_not_supported" in text:
         return ModelNotServed(
@@ -136,10 +149,12 @@ def refusal_by_status(
     )
 
 
+def is_quota_used_up(status: int | None, parsed: Any) -> bool:
+    """Whether the server's account there has nothing left, by the status, by a code or in words."""
+    return status == 402 or bool(codes_of(parsed) & QUOTA_CODES) or bool(QUOTA_WORDS.search(words_of(parsed)))
+
+
 def _refused_account(provider: str, status: int, words: str) -> ProviderRefused:
-    if status == 402:
-        problem = f"{provider} answered 402: the server's credit there is used up, the operator must check its billing"
-        return ProviderRefused(f"{problem}: {words}", retryable=False, upstream_status=status)
     if status == 403 and words != NO_WORDS and not SPEAKS_OF_CREDENTIALS.search(words):
         # A moderation, a region, a model that the account may not use.
         problem = f"{provider} answered 403 (not allowed): {words}"
@@ -163,14 +178,25 @@ def _refused_request(provider: str, status: int, words: str, text: str) -> BadRe
 def words_of(parsed: Any) -> str:
     """The provider's message, in the shapes that vendors use, cut to a line."""
     named = ""
-    while isinstance(parsed, dict):
-        named = next((each for key in ("type", "code") if isinstance(each := parsed.get(key), str)), named)
-        found = (parsed.get(key) for key in WORD_KEYS)
-        parsed = next((each for each in found if each and isinstance(each, str | dict | list)), None)
+    for part in parts_of(parsed):
+        named = next((each for key in ("type", "code") if isinstance(each := part.get(key), str)), named)
+        parsed = _words_in(part)
     if not parsed:
         return joined(named)[:300] or NO_WORDS
     text = parsed if isinstance(parsed, str) else json.dumps(parsed, ensure_ascii=False, separators=(",", ":"))
     return " ".join(joined(text).split())[:300] or NO_WORDS
+
+
+def parts_of(parsed: Any) -> Iterator[dict[str, Any]]:
+    """The object and those in it that lead to its words: some wrap an error in an error, or in a `detail`."""
+    while isinstance(parsed, dict):
+        yield parsed
+        parsed = _words_in(parsed)
+
+
+def _words_in(part: dict[str, Any]) -> Any:
+    found = (part.get(key) for key in WORD_KEYS)
+    return next((each for each in found if each and isinstance(each, str | dict | list)), None)
 
 
 def with_one_error(parsed: Any) -> Any:
@@ -184,12 +210,8 @@ def with_one_error(parsed: Any) -> Any:
 
 def codes_of(parsed: Any) -> set[str]:
     """The words by which an error names its kind."""
-    content = parsed if isinstance(parsed, dict) else {}
-    error = content.get("error")
-    values = [
-        part.get(key) for part in (error, content) if isinstance(part, dict) for key in ("code", "type", "status")
-    ]
-    return {value.lower() for value in values if isinstance(value, str)}
+    values = [part.get(key) for part in parts_of(parsed) for key in ("code", "type", "status", "error")]
+    return {str(value).lower() for value in values if isinstance(value, str | int)}
 
 
 def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
@@ -198,14 +220,14 @@ def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
     return retry_after_s(response.headers.get("Retry-After")) if given_ms is None else given_ms / 1000
 
 
-def _retry_delay_in(parsed: Any) -> float | None:
+def retry_delay_in(parsed: Any) -> float | None:
     """Google says it in the body: `{"error": {"details": [{"retryDelay": "40s"}]}}`."""
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    details = error.get("details") if isinstance(error, dict) else None
-    for each in details if isinstance(details, list) else ():
-        delay = each.get("retryDelay") if isinstance(each, dict) else None
-        if isinstance(delay, str) and delay.endswith("s") and (wait_s := retry_after_s(delay[:-1])) is not None:
-            return wait_s
+    for part in parts_of(parsed):
+        details = part.get("details")
+        for each in details if isinstance(details, list) else ():
+            delay = each.get("retryDelay") if isinstance(each, dict) else None
+            if isinstance(delay, str) and delay.endswith("s") and (wait_s := retry_after_s(delay[:-1])) is not None:
+                return wait_s
     return None
 
 

@@ -13,6 +13,7 @@ from core.http_client import HttpClient
 from domain.errors import (
     BadRequest,
     ContextOverflow,
+    InsufficientQuota,
     ProviderCut,
     ProviderError,
     ProviderRefused,
@@ -150,7 +151,7 @@ async def test_a_count_that_is_missing_or_empty_is_not_known(usage):
         (400, {"error": {"message": "no such option"}}, BadRequest, None),
         (400, {"error": {"message": "This model's maximum context length is 8192 tokens"}}, ContextOverflow, None),
         (401, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
-        (402, {"error": "You have depleted your credits"}, ProviderRefused, False),
+        (402, {"error": "You have depleted your credits"}, InsufficientQuota, False),
         (429, {"error": {"message": "slow down"}}, RateLimitedByProvider, True),
         (500, b"<html>oops</html>", ProviderRefused, True),
         (307, b"", ProviderRefused, False),

@@ -315,7 +315,7 @@ def test_an_error_by_its_label_or_as_bare_words_is_an_error_too(spelt: str) -> N
         (400, "BadRequest", None),
         ("400", "BadRequest", None),
         (401, "ProviderRefused", False),
-        (402, "ProviderRefused", False),
+        (402, "InsufficientQuota", False),
         (404, "ModelNotServed", False),
         (408, "ProviderRefused", True),
         (409, "ProviderRefused", False),

@@ -44,7 +44,7 @@ from tests.wire_reader import PAYLOAD, answer_to, endpoint, http_client, raw_ser
         (422, {"detail": [{"msg": "bad field"}]}, BadRequest, None),
         (401, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
         (403, {"error": {"message": f"wrong key {API_KEY}"}}, ProviderRefused, False),
-        (402, {"error": "You have depleted your credits"}, ProviderRefused, False),
+        (402, {"error": "You have depleted your credits"}, InsufficientQuota, False),
         (404, {"error": {"message": "no such model"}}, ModelNotServed, False),
         (408, {"error": {"message": "too slow"}}, ProviderRefused, True),
         (429, {"error": {"message": "slow down"}}, RateLimitedByProvider, True),
