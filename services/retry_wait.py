@@ -12,13 +12,25 @@ class RetryWait:
         self.left_s = limit_s
         self._ends: list[float] = []
 
+    @property
+    def longest_s(self) -> float:
+        """How long a wait that begins now may be: as long as those that go on, and what is left."""
+        return max(0.0, self._end() - self._now()) + self.left_s
+
     async def sleep(self, seconds: float) -> None:
         """Wait, at the cost of what is left."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         end = now + seconds
-        self.left_s -= max(0.0, end - max([now, *self._ends]))
+        self.left_s -= max(0.0, end - max(now, self._end()))
         self._ends.append(end)
         try:
             await asyncio.sleep(seconds)
         finally:
             self._ends.remove(end)
+
+    def _end(self) -> float:
+        """When the last of the waits that go on is over."""
+        return max(self._ends, default=0.0)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -178,7 +178,7 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
                 except RouteurError as error:
                     if started:
                         raise
-                    delay_s = _delay_s(error, attempt, attempts, retry_wait.left_s, is_last=is_last)
+                    delay_s = _delay_s(error, attempt, attempts, retry_wait.longest_s, is_last=is_last)
                     if delay_s is None:
                         self._give_up(model, error, asked, waiting, tried)
                         break
@@ -281,7 +281,7 @@ class Failover(ABC, Generic[ServerT, AskedT, GivenT]):
         return any(model.type == self._model_type for model in self.catalogue.candidates(name))
 
 
-def _delay_s(error: RouteurError, attempt: int, attempts: int, wait_left_s: float, *, is_last: bool) -> float | None:
+def _delay_s(error: RouteurError, attempt: int, attempts: int, longest_s: float, *, is_last: bool) -> float | None:
     """How long to wait before the same model is called again; `None` when it should not be."""
     if not isinstance(error, ProviderError) or not error.retryable or attempt >= attempts:
         return None
@@ -290,11 +290,11 @@ def _delay_s(error: RouteurError, attempt: int, attempts: int, wait_left_s: floa
     asked_s = error.retry_after_s or 0.0
     if not is_last and (asked_s or not _is_hiccup(error)):
         return None  # Another model can answer now.
-    if asked_s > wait_left_s:
+    if asked_s > longest_s:
         return None  # The caller is not held that long: the provider's Retry-After goes on to it.
     # Never sooner than the provider asked for, and not with everybody else at the same instant.
     backoff_s: float = FIRST_DELAY_S * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)  # noqa: S311  # nosec B311 - jitter, not a secret
-    return min(asked_s + backoff_s, wait_left_s)
+    return min(asked_s + backoff_s, longest_s)
 
 
 def _is_hiccup(error: ProviderError) -> bool:
