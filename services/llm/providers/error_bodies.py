@@ -51,13 +51,12 @@ def error_in(provider: str, parsed: dict[str, Any]) -> RouteurError | None:
     if status is not None and 400 <= status < 500:
         return refusal_by_status(provider, status, shown, text, wait_s)
     words = words_of(shown)
-    if NAMES_STREAM_OPTIONS.search(words):
-        return StreamOptionsRefused(f"{provider} refused the request: {words}")
     if OVERFLOW.search(words) or codes_of(shown) & {"context_length_exceeded"}:
         return ContextOverflow(f"the conversation is too long for the model: {words}")
-    return ProviderCut(
+    failure = ProviderCut(
         f"{provider} failed in mid-answer: {words}", retryable=True, upstream_status=status, retry_after_s=wait_s
     )
+    return StreamOptionsRefused(failure) if NAMES_STREAM_OPTIONS.search(json.dumps(error)) else failure
 
 
 def _error_of(parsed: dict[str, Any]) -> Any:

@@ -85,7 +85,14 @@ NAMES_STREAM_OPTIONS = re.compile(r"stream_options|include_usage", re.IGNORECASE
 
 
 class StreamOptionsRefused(BadRequest):
-    """The endpoint does not know `stream_options`: the same request without it may be answered."""
+    """The endpoint does not know `stream_options`: the same request without it may be answered.
+
+    `otherwise` is what its answer means to a request that held none.
+    """
+
+    def __init__(self, otherwise: RouteurError) -> None:
+        super().__init__(otherwise.message)
+        self.otherwise = otherwise
 
 
 async def refusal(provider: str, response: aiohttp.ClientResponse, refusal_in: RefusalIn | None = None) -> RouteurError:
@@ -121,6 +128,14 @@ def refusal_by_status(
     provider: str, status: int, parsed: Any, text: str, retry_after_s: float | None = None
 ) -> RouteurError:
     """What an error status means. `parsed` holds the provider's words, `text` all that it sent."""
+    meant = _meaning_of(provider, status, parsed, text, retry_after_s)
+    if status == 401 or isinstance(meant, InsufficientQuota | RateLimitedByProvider | ContextOverflow):
+        return meant
+    # Whatever else the status: some answer 404 to a field that they do not know, or hand it on and fail with 500.
+    return StreamOptionsRefused(meant) if NAMES_STREAM_OPTIONS.search(text) else meant
+
+
+def _meaning_of(provider: str, status: int, parsed: Any, text: str, retry_after_s: float | None) -> RouteurError:
     words = words_of(parsed)
     if is_quota_used_up(status, parsed):
         problem = (
@@ -168,11 +183,9 @@ def _refused_request(provider: str, status: int, words: str, text: str) -> BadRe
     """The caller's own mistake, when it is one."""
     if status in {400, 413, 422, 500} and OVERFLOW.search(text):
         return ContextOverflow(f"the conversation is too long for the model: {words}")
-    problem = f"{provider} refused the request ({status}): {words}"
-    if NAMES_STREAM_OPTIONS.search(text):
-        # Also with a 500: a server that hands its arguments on to a function without looking.
-        return StreamOptionsRefused(problem)
-    return BadRequest(problem) if status in {400, 413, 422} else None
+    if status in {400, 413, 422}:
+        return BadRequest(f"{provider} refused the request ({status}): {words}")
+    return None
 
 
 def words_of(parsed: Any) -> str:

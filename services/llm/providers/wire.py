@@ -13,7 +13,7 @@ import aiohttp
 from core.http_client import HttpClient
 from domain.errors import ProviderCut, ProviderError, ProviderStalled, ProviderUnreachable
 from services.llm.providers.quirks import AS_OPENAI, Quirks
-from services.llm.providers.refusals import StreamOptionsRefused, refusal, retry_after_of
+from services.llm.providers.refusals import NAMES_STREAM_OPTIONS, StreamOptionsRefused, refusal, retry_after_of
 from services.llm.providers.sse_decoder import Decoder
 from services.llm.providers.surrogates import json_of
 
@@ -59,6 +59,8 @@ async def stream_events(
 
     Raises `ProviderError` unless the stream gave a finish reason: a cut answer is not an answer.
     """
+    if not endpoint.memory.takes_stream_options:
+        payload = _without_stream_options(payload)
     answer = await _answer_to(http, endpoint, payload, whole=False)
     try:
         while not answer.has_ended:
@@ -69,7 +71,7 @@ async def stream_events(
             return
     finally:
         answer.close()
-    if "stream_options" not in payload or not endpoint.memory.takes_stream_options:
+    if "stream_options" not in payload:
         answer.raise_failure()
     async with aclosing(stream_events(http, endpoint, _without_stream_options(payload))) as deltas:
         async for delta in deltas:
@@ -127,14 +129,12 @@ async def _ask(
     http: HttpClient, endpoint: Endpoint, payload: Mapping[str, Any], *, whole: bool
 ) -> aiohttp.ClientResponse:
     """The response, its headers read. An endpoint that refuses `stream_options` is called once more, without it."""
-    if not endpoint.memory.takes_stream_options:
-        payload = _without_stream_options(payload)
     try:
         return await _post(http, endpoint, payload, whole=whole)
     except StreamOptionsRefused as refused:
         if "stream_options" not in payload:
-            raise
-        response = await _post(http, endpoint, _without_stream_options(payload), whole=whole)
+            raise refused.otherwise from None
+        response = await _ask(http, endpoint, _without_stream_options(payload), whole=whole)
         _note_refusal_of_stream_options(endpoint, refused.message)
         return response
 
@@ -286,12 +286,17 @@ class _Answer:
 
     @property
     def is_refusal_of_stream_options(self) -> bool:
-        """Whether the body is nothing but that."""
-        return isinstance(self._decoder.failure, StreamOptionsRefused) and not self._decoder.normaliser.has_begun
+        """Whether the body is nothing but that: an error, or a page or a line of text in the place of an answer."""
+        failure = self._decoder.failure
+        if failure is None or self._decoder.normaliser.has_begun:
+            return False
+        return isinstance(failure, StreamOptionsRefused) or bool(NAMES_STREAM_OPTIONS.search(failure.message))
 
     def raise_failure(self) -> None:
         """Raise what the body reported, if it is a failure, with the wait that the headers ask for."""
         failure = self._decoder.failure
+        if isinstance(failure, StreamOptionsRefused):
+            failure = failure.otherwise
         if failure is None:
             return
         if isinstance(failure, ProviderError) and failure.retry_after_s is None:

@@ -1,5 +1,6 @@
 """A refusal: what its status means for the caller, and what of the provider's words is shown."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from urllib.parse import urlsplit
@@ -26,7 +27,9 @@ from services.llm.providers.refusals import LONGEST_WAIT_S, retry_after_s
 from tests.house_for_tests import CATALOGUE, settings_for
 from tests.scripted_provider import (
     API_KEY,
+    Chunk,
     Status,
+    Wait,
     finish,
     say,
     scripted_provider,
@@ -117,6 +120,7 @@ async def test_a_403_that_is_not_about_the_credential_reaches_the_caller_in_the_
     assert "flagged by moderation" in answer.error.message
 
 
+PARAMETER = {"message": "Unsupported parameter.", "param": "stream_options", "code": "unsupported_parameter"}
 REFUSALS_OF_STREAM_OPTIONS = [
     (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
     (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"], "msg": "Extra inputs"}]}),
@@ -126,6 +130,14 @@ REFUSALS_OF_STREAM_OPTIONS = [
     (500, {"error": {"message": "create() got an unexpected keyword argument 'stream_options'"}}),
     (200, {"error": {"message": "Unknown field stream_options", "code": 400}}),
     (200, {"error": "stream_options: unknown", "code": 500}),
+    (400, {"error": PARAMETER}),
+    (200, {"error": PARAMETER}),
+    (403, {"error": {"message": "stream_options is not permitted for this model"}}),
+    (403, {"error": {"message": "this key may not send stream_options"}}),
+    (404, {"error": {"code": "404", "message": "Unknown field: stream_options"}}),
+    (501, {"error": "stream_options not implemented"}),
+    (200, "Error: stream_options not supported"),
+    (200, "<html><body>stream_options unsupported</body></html>"),
 ]
 
 
@@ -140,6 +152,30 @@ async def test_an_endpoint_that_refuses_stream_options_is_called_once_more_witho
         sent = ["stream_options" in request for request in provider.requests]
     assert (first.text, first.error, second.text, second.error) == ("Hi", None, "Again", None)
     assert sent == [True, False, False], "that they are refused is remembered"
+
+
+async def test_calls_at_the_same_time_are_each_called_once_more_without_stream_options():
+    """The second is refused when the first has been answered without them."""
+    waits = iter([Wait(0.2), Wait(0.7)])
+
+    def script(body):
+        refused = "stream_options" in body
+        return [next(waits), Chunk({"error": PARAMETER})] if refused else [*say("Hi"), *finish()]
+
+    payload = {**PAYLOAD, "stream_options": {"include_usage": True}}
+    async with scripted_provider(compose=script) as provider, http_client() as http:
+        where = endpoint(provider.base_url)
+        first = asyncio.create_task(read(http, provider.base_url, where=where, payload=payload))
+        second = await read(http, provider.base_url, where=where, payload=payload)
+        assert [(answer.text, answer.error) for answer in (await first, second)] == [("Hi", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, BadRequest), (403, ProviderRefused), (404, ModelNotServed), (500, ProviderRefused)]
+)
+async def test_an_error_that_names_stream_options_means_what_its_status_does_where_none_were_sent(status, kind):
+    answer = await answer_to(Status(status, {"error": {"message": "no such model for stream_options"}}))
+    assert type(answer.error) is kind
 
 
 @pytest.mark.parametrize("status", [400, 200])
