@@ -328,6 +328,13 @@ async def test_what_a_model_sent_goes_back_to_it_with_the_tools_answer(take, rea
     }
 
 
+async def test_a_vendors_false_and_0_beside_text_are_kept_with_the_text():
+    async with model([chunk({"content": "A", "cached": False, "score": 0}), *say("B"), *finish()]) as (llm, _, _):
+        message = await llm.ainvoke(QUESTION)
+    assert message.content == "AB"
+    assert message.additional_kwargs == {"vendor_fields": {"cached": False, "score": 0}}
+
+
 async def test_a_vendors_field_that_changes_its_kind_does_not_break_the_answer():
     pieces = [chunk({"mark": mark, "content": "a"}) for mark in (1, 2, "x", {"y": 1}, [3])]
     async with model([*pieces, *finish()]) as (llm, _, _):
