@@ -135,12 +135,13 @@ def _known_call(call: Mapping[str, Any]) -> dict[str, Any]:
 def _extra_fields(message: BaseMessage) -> dict[str, Any]:
     """Fields of the caller's or the vendor's own, and the reasoning that led to tool calls.
 
-    Models that think refuse the calls without it. A model's other reasoning stays out: it has served its purpose.
+    Models that think refuse the calls without it, also where it is empty. A model's other reasoning stays out: it has
+    served its purpose.
     """
     kept = message.additional_kwargs
     extra: dict[str, Any] = {}
     if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
-        given = [name for name in REASONING if isinstance(kept.get(name), str) and kept[name]]
+        given = sorted((name for name in REASONING if isinstance(kept.get(name), str)), key=lambda name: not kept[name])
         extra = {name: kept[name] for name in given[:1]}
     fields = kept.get(VENDOR_FIELDS)
     return {**extra, **fields} if isinstance(fields, dict) else extra

@@ -151,6 +151,17 @@ def test_a_models_reasoning_goes_back_with_its_tool_calls_and_not_without(name: 
     assert name not in sent(calling, quirks=OPENAI_ITSELF)[0]
 
 
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_reasoning_that_is_empty_goes_back_with_tool_calls_too(name: str) -> None:
+    """Models that think insist on the field, and not on words in it."""
+    call = {"name": "weather", "args": {"city": "Paris"}, "id": "a"}
+    empty = AIMessage("", tool_calls=[call], additional_kwargs={name: ""})
+    (out,) = sent(empty)
+    assert out[name] == ""
+    assert name not in sent(AIMessage("4 °C", additional_kwargs={name: ""}))[0]
+    assert name not in sent(empty, quirks=OPENAI_ITSELF)[0]
+
+
 def test_what_a_graph_keeps_beside_its_messages_for_itself_stays_there() -> None:
     (out,) = sent(HumanMessage("Hi", additional_kwargs={"seen_at": object(), "score": 3}))
     assert out == {"role": "user", "content": "Hi"}
