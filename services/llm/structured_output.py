@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 MAX_NAME_CHARS = 64
 NAMELESS = "answer"
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 Schema = dict[str, Any] | type
 Parser = Runnable[AIMessage, dict[str, Any] | BaseModel]
@@ -28,7 +29,7 @@ Parser = Runnable[AIMessage, dict[str, Any] | BaseModel]
 
 def response_format(schema: Schema, *, strict: bool | None) -> dict[str, Any]:
     """OpenAI's `response_format` for a schema. With `strict` the model is held to every word of it."""
-    schema = _titled(schema)
+    schema = _with_parameters(_titled(schema), strict=strict)
     if isinstance(schema, dict) and "function" in schema:
         schema = convert_to_json_schema(schema)  # LangChain makes no schema strict that comes in OpenAI's form.
     json_schema = convert_to_json_schema(schema, strict=strict)
@@ -51,6 +52,7 @@ def answer_tool(schema: Schema, *, strict: bool | None) -> dict[str, Any]:
 
 def formatted_tool(tool: Any, *, strict: bool | None) -> dict[str, Any]:
     """A tool as the wire takes it. A schema in its place gets a legal name; a tool keeps the one it is called by."""
+    tool = _with_parameters(tool, strict=strict)
     formatted = convert_to_openai_tool(tool, strict=strict)
     if isinstance(tool, dict) and isinstance(function := tool.get("function"), dict) and "strict" not in function:
         # One in OpenAI's form LangChain leaves as it is.
@@ -85,6 +87,21 @@ def _titled(schema: Schema) -> Schema:
     return (
         copied if copied.get("title") or copied.get("name") or "function" in copied else {**copied, "title": NAMELESS}
     )
+
+
+def _with_parameters(tool: Any, *, strict: bool | None) -> Any:
+    """The tool with the empty parameters that one without any stands for: LangChain makes none strict that has none."""
+    match tool:
+        case _ if not strict:
+            return tool
+        case {"function": {"name": _} as function} if "parameters" not in function:
+            return {**tool, "function": {**function, "parameters": dict(NO_PARAMETERS)}}
+        case {"name": _} if not tool.keys() & {"parameters", "input_schema", "toolSpec"}:
+            return {**tool, "parameters": dict(NO_PARAMETERS)}
+        case {"title": _} if not tool.keys() & {"name", "properties"}:
+            return {**tool, **NO_PARAMETERS}
+        case _:
+            return tool
 
 
 def _is_pydantic(schema: Schema) -> bool:

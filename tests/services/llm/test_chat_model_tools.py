@@ -245,6 +245,25 @@ async def test_strict_goes_into_a_tool_in_openais_own_form_too(strict):
     assert own_form == before
 
 
+@pytest.mark.parametrize(
+    "bare",
+    [{"type": "function", "function": {"name": "now"}}, {"name": "now", "description": "The time"}, {"title": "now"}],
+)
+@pytest.mark.parametrize("strict", [True, False, None])
+async def test_a_tool_may_leave_its_parameters_out(bare, strict):
+    before = copy.deepcopy(bare)
+    answers = [*call_tool("now", "{}"), *finish(reason="tool_calls")]
+    async with model(BONJOUR, answers, [*say("{}"), *finish()]) as (llm, _, provider):
+        await llm.bind_tools([bare], strict=strict).ainvoke(QUESTION)
+        await llm.with_structured_output(bare, method="function_calling", strict=strict).ainvoke(QUESTION)
+        assert await llm.with_structured_output(bare, strict=strict).ainvoke(QUESTION) == {}
+        bound, called, described = provider.requests
+    schemas = [sent["tools"][0]["function"].get("parameters") for sent in (bound, called)]
+    schemas.append(described["response_format"]["json_schema"]["schema"])
+    assert not strict or all(schema["additionalProperties"] is False for schema in schemas)
+    assert bare == before
+
+
 async def test_a_schema_made_strict_leaves_the_callers_own_as_it_was():
     before = copy.deepcopy(CITY_SCHEMA)
     async with model(PARIS) as (llm, _, _):
