@@ -1,6 +1,7 @@
 """Errors as callers see them: the shape of their door, the right status, the request's id."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +49,7 @@ async def _routeur_error(request: Request, error: Exception) -> Response:
     is_invited = error.status in {429, 503} or wait_s is not None
     if is_invited and (provider_error is None or provider_error.retryable):
         # Where no other try can succeed, a used-up quota say, no client is invited to one.
-        response.headers["Retry-After"] = RETRY_LATER_S if wait_s is None else str(max(1, round(wait_s)))
+        response.headers["Retry-After"] = RETRY_LATER_S if wait_s is None else str(max(1, math.ceil(wait_s)))
     return response
 
 

@@ -229,8 +229,8 @@ def codes_of(parsed: Any) -> set[str]:
 
 def retry_after_of(response: aiohttp.ClientResponse) -> float | None:
     """How long the provider wants to be left alone, in seconds. OpenAI and Azure say it in milliseconds too."""
-    given_ms = retry_after_s(response.headers.get("Retry-After-Ms"))
-    return retry_after_s(response.headers.get("Retry-After")) if given_ms is None else given_ms / 1000
+    wait_s = _bounded(_number(response.headers.get("Retry-After-Ms", "")) / 1000)
+    return retry_after_s(response.headers.get("Retry-After")) if wait_s is None else wait_s
 
 
 def retry_delay_in(parsed: Any) -> float | None:
@@ -268,11 +268,24 @@ def retry_after_s(value: str | None) -> float | None:
     """Seconds from a Retry-After header, in seconds or as a date; a day at most; `None` when it is neither."""
     if not value:
         return None
+    seconds = _number(value)
+    if not math.isnan(seconds):
+        return _bounded(seconds)
+    until_s = _seconds_until(value)
+    return None if math.isnan(until_s) else _bounded(max(0.0, until_s))
+
+
+def _number(text: str) -> float:
+    """Not a number when it is none."""
     try:
-        seconds = float(value)
+        return float(text)
     except ValueError:
-        seconds = _seconds_until(value)
-    return None if math.isnan(seconds) else min(max(0.0, seconds), LONGEST_WAIT_S)
+        return math.nan
+
+
+def _bounded(seconds: float) -> float | None:
+    """A day at most; `None` for what is no time to wait."""
+    return min(seconds, LONGEST_WAIT_S) if seconds >= 0 else None
 
 
 def _seconds_until(date: str) -> float:

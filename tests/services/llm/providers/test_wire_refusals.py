@@ -255,6 +255,31 @@ async def test_a_wait_in_milliseconds_and_one_in_the_body_are_read_too():
     assert (exact.error.retry_after_s, in_body.error.retry_after_s) == (1.25, 40.5)
 
 
+@pytest.mark.parametrize(
+    ("in_ms", "in_seconds", "wait_s"),
+    [
+        ("86400000", "2", 86_400),
+        ("43200000", "2", 43_200),
+        ("172800000", "2", 86_400),
+        ("-5", "30", 30),
+        ("nan", "30", 30),
+        ("soon", "30", 30),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", "30", 30),
+        ("", "30", 30),
+        ("1250", "-5", 1.25),
+        ("-5", "-5", None),
+        ("-5", "soon", None),
+    ],
+)
+async def test_of_two_waits_the_one_that_makes_sense_holds_and_milliseconds_are_capped_as_a_day(
+    in_ms, in_seconds, wait_s
+):
+    headers = (("Retry-After", in_seconds), ("retry-after-ms", in_ms))
+    answer = await answer_to(Status(429, {"error": "slow"}, headers))
+    assert isinstance(answer.error, RateLimitedByProvider)
+    assert answer.error.retry_after_s == wait_s
+
+
 STRANGE_WAITS = ["inf", "nan", "-1", "1e400", "Wed, 21 Oct 99999 07:28:00 GMT", "Wed, 99 Oct 2015 99:99:99 +9999"]
 
 
