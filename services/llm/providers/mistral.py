@@ -4,12 +4,14 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_core.messages import AIMessage
 from langchain_mistralai import ChatMistralAI
 from pydantic import SecretStr
 
 from config.catalogue import ModelEntry
 from core.http_client import HttpClient
 from domain.errors import BadRequest
+from domain.messages import VENDOR_FIELDS
 from services.llm.history import restore
 from services.llm.providers.chunk_reader import read_answer
 from services.llm.providers.openai_compatible import openai_endpoint
@@ -22,6 +24,9 @@ WITHOUT_EFFECT = frozenset(
 """OpenAI's parameters that Mistral refuses, and that change nothing in what it answers: left out."""
 REFUSED = ("logprobs", "logit_bias", "verbosity", "web_search_options")
 """OpenAI's parameters that change the answer, and that Mistral has no counterpart for: refused by name."""
+
+FIELDS_OF_THE_LAST_ANSWER = ("prefix",)
+"""Mistral's own mark of an assistant message that it is to go on with; it takes it on the last message alone."""
 
 
 @dataclass(slots=True)
@@ -62,6 +67,9 @@ class Mistral:
             adapter = self._adapters[call.model.id] = _adapter(call.model.name_on_wire)
         messages, defaults = adapter._create_message_dicts(call.messages, call.stop)  # noqa: SLF001 - the vendor offers no public way to its payload
         restore(call.messages, messages, vendor_fields=False)
+        if call.messages and isinstance(call.messages[-1], AIMessage):
+            fields = call.messages[-1].additional_kwargs.get(VENDOR_FIELDS, {})
+            messages[-1] |= {name: fields[name] for name in FIELDS_OF_THE_LAST_ANSWER if name in fields}
         return {"messages": messages, **defaults, **_parameters(call), "stream": not call.whole}
 
 

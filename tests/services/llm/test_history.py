@@ -87,6 +87,15 @@ def test_mistral_is_sent_ids_of_its_own_form_and_the_answers_match_them() -> Non
     assert len(answer["tool_call_id"]) == 9
 
 
+def test_mistral_is_sent_the_prefix_mark_of_the_last_message_alone() -> None:
+    """It is Mistral's own, goes on with the message instead of answering it, and stands nowhere else."""
+    marked = assistant(prefix=True, mark=1)
+    *before, last = sent_to_mistral(Message("user", "Hi"), marked, Message("user", "And?"), marked)
+    assert last == {"role": "assistant", "content": "", "prefix": True}
+    assert not any("prefix" in message for message in before)
+    assert "prefix" not in sent_to_mistral(marked, Message("user", "Hi", {"vendor_fields": {"prefix": True}}))[-1]
+
+
 def test_calls_keep_their_order_whether_their_arguments_can_be_read_or_not() -> None:
     calls = [raw_call("5", "a"), raw_call('{"city":"Paris"}', "b"), raw_call("null", "c")]
     (out,) = sent(assistant(*calls))
