@@ -2,27 +2,30 @@
 
 import asyncio
 import contextlib
-import copy
-import dataclasses
 import re
 import sys
-from collections import deque
+import warnings
+from collections.abc import Iterator
 from datetime import datetime
-from enum import Enum
 from typing import Any
 
 import ormsgpack
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer, _msgpack_default, _option
+from langgraph.checkpoint.serde.jsonplus import EXT_PYDANTIC_V2, JsonPlusSerializer, _msgpack_default, _option
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from pydantic import BaseModel
 
-from core.json_form import INT64_MIN, MAX_DEPTH, UINT64_MAX, as_json, whole_characters
+from core.json_form import as_json
 from services.run_context import current_run
-from services.state_losses import lost_types
+from services.state_fields import SCALARS
+from services.state_forms import IN_A_KEY, StorableForms, loss, type_name
+from services.state_losses import TEXT_KEYS, lost_keys, lost_types, may_lose
+from services.state_types import is_data
 
-OF_THEIR_OWN_FORM = (datetime, re.Pattern, _DeltaSnapshot)
-"""Types that checkpoints do not name, or name a function for, and that are always made again. So are numpy's arrays."""
+OF_THEIR_OWN_FORM = (re.Pattern, _DeltaSnapshot)
+"""Types that checkpoints do not name, or name a function for, and that are always made again."""
+MESSAGES = frozenset({AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage})
+"""Models that pydantic writes as their fields stand. Those derived from them may have serializers of their own."""
 
 
 class StateSerializer(JsonPlusSerializer):
@@ -34,124 +37,104 @@ class StateSerializer(JsonPlusSerializer):
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         if obj is None or type(obj) is bytes or type(obj) is bytearray:
             return super().dumps_typed(obj)
-        if (packed := self._packed(obj)) is None and (packed := self._packed(self._storable(obj, 0))) is None:
-            packed = self._pack(as_json(obj))
-        return "msgpack", packed
+        packed = self._packed(obj, TEXT_KEYS)
+        if packed is None:
+            with _unharmed():
+                for kind in lost_keys(obj) if current_run.get() is not None else ():
+                    _warn(loss(kind, IN_A_KEY))
+            packed = self._packed(obj)
+        return "msgpack", packed if packed is not None else self._packed_forms(obj)
 
-    def _packed(self, value: Any) -> bytes | None:
+    def _packed_forms(self, value: Any) -> bytes:
+        with warnings.catch_warnings():
+            # Pydantic expects no text in the field of an address, and makes one of it all the same.
+            warnings.simplefilter("ignore", UserWarning)
+            packed = self._packed(StorableForms(self._unpacked, _warn).of(value))
+        return packed if packed is not None else self._pack(as_json(value), _option)
+
+    def _packed(self, value: Any, option: int = _option) -> bytes | None:
         try:
-            return self._pack(value)
+            return self._pack(value, option)
         except asyncio.CancelledError:
             raise
         except BaseException:  # noqa: BLE001 - objects are asked for their content, which runs code of their own
             return None
 
-    def _pack(self, value: Any) -> bytes:
-        return ormsgpack.packb(value, default=self._default, option=_option)
+    def _pack(self, value: Any, option: int) -> bytes:
+        return ormsgpack.packb(value, default=self._default, option=option)
+
+    def _unpacked(self, packed: bytes) -> Any:
+        return self.loads_typed(("msgpack", packed))
 
     def _default(self, value: Any) -> str | ormsgpack.Ext:
+        if type(value) in MESSAGES and (packed := _packed_message(value)) is not None:
+            return ormsgpack.Ext(EXT_PYDANTIC_V2, packed)
         form = _msgpack_default(value)
-        if isinstance(form, ormsgpack.Ext):
-            if not self._is_made_again(value):
-                _warn_of_loss(type(value), "declare it in the state")
-                return form
-            try:
-                for kind in lost_types(value, self._is_made_again):
-                    _warn_of_loss(kind, f"it is kept inside {_name(type(value))}")
-            except Exception:  # noqa: BLE001 - as above; a warning fails no run
-                return form
+        if current_run.get() is not None:
+            with _unharmed():
+                self._warn_of_losses(value, form)
         return form
 
+    def _warn_of_losses(self, value: Any, form: str | ormsgpack.Ext) -> None:
+        kind = type(value)
+        if not self._is_made_again(value):
+            _warn(loss(kind, "declare it in the state" if is_data(kind) else "its type is not kept"))
+        elif kind not in SCALARS and may_lose(value, self._is_made_again):
+            kept = self._unpacked(ormsgpack.packb(form))
+            inside = f"it is kept inside {type_name(kind)}"
+            for lost in lost_types(value, kept):
+                is_whole = lost is kind and type(kept) is not kind
+                _warn(loss(lost, "it cannot be made again of what it holds" if is_whole else inside))
+
     def _is_made_again(self, value: Any) -> bool:
+        """Whether the type is one that is looked for when the state is read."""
         kind = type(value)
         key = (kind.__module__, kind.__name__)
-        if key in SAFE_MSGPACK_TYPES or isinstance(value, OF_THEIR_OWN_FORM) or kind.__module__ == "numpy":
+        if key in SAFE_MSGPACK_TYPES or isinstance(value, OF_THEIR_OWN_FORM):
             return True
+        if kind.__module__ == "numpy":
+            return kind.__name__ == "ndarray" and value.dtype.kind not in "OV"
+        if isinstance(value, datetime):
+            return False
         allowed = self._allowed_msgpack_modules
         is_known = allowed is True or (allowed is not None and key in allowed)
         return is_known and getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
 
-    def _storable(self, value: Any, depth: int) -> Any:
-        """The same value with other forms for those of its parts that cannot be written."""
-        if depth > MAX_DEPTH:
-            _warn(f"what is nested more than {MAX_DEPTH} deep is not kept in the thread")
-            return as_json(value)
-        try:
-            return self._storable_part(value, depth)
-        except asyncio.CancelledError:
-            raise
-        except BaseException:  # noqa: BLE001 - as above
-            _warn(f"{_name(type(value))} cannot be kept in the thread: its JSON form is")
-            return as_json(value)
 
-    def _storable_part(self, value: Any, depth: int) -> Any:
-        match value:
-            case None | bool():
-                return value
-            case float() | str() | bytes() | int() if not isinstance(value, Enum):
-                return _plain(value)
-            case dict():
-                return {_key(key): self._storable(part, depth + 1) for key, part in value.items()}
-            case list() | tuple() | set() | frozenset() | deque():
-                return [self._storable(part, depth + 1) for part in value]
-            case _:
-                return self._storable_object(value, depth)
+def _packed_message(message: BaseMessage) -> bytes | None:
+    """What LangGraph writes of a message whose fields are plain values; `None` for any other message.
 
-    def _storable_object(self, value: Any, depth: int) -> Any:
-        if self._packed(value) is not None:
-            return value
-        with contextlib.suppress(Exception):
-            changed = self._with_storable_fields(value, depth)
-            if self._packed(changed) is not None:
-                return changed
-        _warn(f"{_name(type(value))} cannot be kept in the thread: its JSON form is")
-        return as_json(value)
-
-    def _with_storable_fields(self, value: Any, depth: int) -> Any:
-        if isinstance(value, BaseModel):
-            return value.model_copy(update={name: self._storable(part, depth + 1) for name, part in value})
-        if not dataclasses.is_dataclass(value) or isinstance(value, type):
-            raise TypeError
-        changed = copy.copy(value)
-        for field in dataclasses.fields(changed):
-            object.__setattr__(changed, field.name, self._storable(getattr(changed, field.name), depth + 1))
-        return changed
+    Pydantic would copy the fields first. The encoder stops at objects among them, and so is the look for these as well.
+    """
+    kind, extra = type(message), message.__pydantic_extra__
+    fields = {**message.__dict__, **extra} if extra else message.__dict__
+    written = (kind.__module__, kind.__name__, fields, "model_validate_json")
+    try:
+        return ormsgpack.packb(written, option=TEXT_KEYS)
+    except Exception:  # noqa: BLE001 - it may be anything
+        return _packed_with_plain_keys(written, fields)
 
 
-def _plain(value: float | str | bytes) -> Any:
-    """The value of a plain type's own: encoders refuse or misread what is derived from one (`numpy.float64`)."""
-    match value:
-        case float():
-            return float.__float__(value)
-        case str():
-            return whole_characters(value)
-        case bytes():
-            return bytes(memoryview(value))
-        case _:
-            if not _is_small(int.__int__(value)):
-                _warn("a whole number of more than 64 bits is kept as text in the thread")
-            return as_json(value)
+def _packed_with_plain_keys(written: Any, fields: dict[str, Any]) -> bytes | None:
+    try:
+        packed = ormsgpack.packb(written, option=_option)
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return None if lost_keys(fields) else packed
 
 
-def _key(key: Any) -> Any:
-    """A dictionary's key as encoders take it: a plain value, else text."""
-    form = as_json(key)
-    return form if form is None or type(form) in {str, float, bool} or _is_small(form) else str(form)
+@contextlib.contextmanager
+def _unharmed() -> Iterator[None]:
+    """What is looked at may run code of its own: a warning fails no run."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        raise
+    except BaseException:  # noqa: BLE001, S110 - see the docstring
+        pass
 
 
-def _is_small(number: Any) -> bool:
-    return type(number) is int and INT64_MIN <= number <= UINT64_MAX
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _warn_of_loss(kind: type, why: str) -> None:
-    _warn(f"{_name(kind)} comes back as plain data in the thread's next turn: {why}")
-
-
-def _warn(warning: str) -> None:
+def _warn(warning: str, _: type | None = None) -> None:
     """Tell the caller of the run, once."""
     if (run := current_run.get()) is not None:
         run.warnings[warning] = None

@@ -44,13 +44,13 @@ def _classes(hint: Any, seen: list[Any]) -> Iterator[type]:
         yield from _classes(part, seen)
     if not isinstance(hint, type):
         return
-    if _is_data(hint):
+    if is_data(hint):
         yield hint
         if hint.__module__.partition(".")[0] not in LIBRARIES:
             derived: list[type] = type.__subclasses__(hint)
             for one in derived:
                 yield from _classes(one, seen)
-    if _is_data(hint) or is_typeddict(hint) or hasattr(hint, "_fields"):
+    if is_data(hint) or is_typeddict(hint) or hasattr(hint, "_fields"):
         for field in _hints(hint).values():
             yield from _classes(field, seen)
 
@@ -72,7 +72,8 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from (getattr(hint, name) for name in ("__value__", "__supertype__") if hasattr(hint, name))
 
 
-def _is_data(kind: type) -> bool:
+def is_data(kind: type) -> bool:
+    """Whether a state can declare it."""
     return issubclass(kind, BaseModel | Enum) or dataclasses.is_dataclass(kind)
 
 

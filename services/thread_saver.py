@@ -239,7 +239,7 @@ def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[
     lasting: list[tuple[str, Any]] = []
     for channel, value in writes:
         if channel == ERROR:
-            lasting.append((channel, RuntimeError(text_of_object(value))))
+            lasting.append((channel, repr(RuntimeError(text_of_object(value)))))
         elif channel == INTERRUPT:
             lasting.append((channel, tuple(map(in_json, value))))
         elif channel == RESUME:
