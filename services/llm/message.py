@@ -124,7 +124,7 @@ async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerati
     the sum of the chunks keeps neither the spelling nor the vendor's fields.
     """
     usage: UsageMetadata | None = None
-    calling = WholeMessage()
+    calling: WholeMessage | None = None
     async for delta in deltas:
         if isinstance(delta, list):
             for piece in delta:
@@ -133,14 +133,17 @@ async def as_chunks(deltas: AsyncIterator[Delta]) -> AsyncGenerator[ChatGenerati
         if isinstance(delta.message, AIMessageChunk) and delta.message.usage_metadata:
             usage, delta.message.usage_metadata = delta.message.usage_metadata, None
         if isinstance(delta.message, AIMessageChunk) and delta.message.tool_call_chunks:
+            calling = calling or WholeMessage()
             calling.add(delta)
         yield delta
+    raw = calling.generation().message.additional_kwargs.get(RAW_TOOL_CALLS) if calling else None
+    if not usage and not raw:
+        return
     last = AIMessageChunk(content="", usage_metadata=usage)
-    if raw := calling.generation().message.additional_kwargs.get(RAW_TOOL_CALLS):
+    if raw:
         # Set and not given: the constructor would read calls in them, of which the chunks before have given the pieces.
         last.additional_kwargs[RAW_TOOL_CALLS] = raw
-    if usage or raw:
-        yield ChatGenerationChunk(message=last)
+    yield ChatGenerationChunk(message=last)
 
 
 def as_one_chunk(generation: ChatGeneration) -> ChatGenerationChunk:
