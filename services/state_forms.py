@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from langgraph.checkpoint.serde.jsonplus import _msgpack_enc
+from langgraph.types import Send
 from pydantic import BaseModel
 
 from core.json_form import INT64_MIN, MAX_DEPTH, UINT64_MAX, as_json, whole_characters
@@ -46,6 +47,8 @@ class StorableForms:
             return value.model_copy(update={name: self.of(part, depth + 1) for name, part in value})
         if isinstance(value, tuple | set | frozenset | deque):
             return self._collection(type(value), [self.of(part, depth + 1) for part in value])
+        if isinstance(value, Send):
+            return Send(value.node, self.of(value.arg, depth + 1), timeout=value.timeout)
         if not _has_parts(value):
             raise TypeError
         changed = copy.copy(value)
@@ -140,7 +143,7 @@ def loss(kind: type, why: str) -> str:
 
 def _has_parts(value: Any) -> bool:
     kind: Any = type(value)
-    return isinstance(value, BaseModel | tuple | set | frozenset | deque) or dataclasses.is_dataclass(kind)
+    return isinstance(value, BaseModel | Send | tuple | set | frozenset | deque) or dataclasses.is_dataclass(kind)
 
 
 def _packed(value: Any) -> bytes | None:

@@ -3,15 +3,22 @@
 from collections import UserDict, deque, namedtuple
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.graph import START, StateGraph
+from langgraph.types import Send, TimeoutPolicy, interrupt
 from pydantic import BaseModel, ConfigDict, HttpUrl, SecretStr
 
 from services.state_serializer import StateSerializer
-from tests.house_for_tests import a_run
+from tests.house_for_tests import a_run, text_of
+from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
+from tests.services.test_threads import Draft, server, turn
+
+__all__ = ["_made_cluster", "database_url", "postgres", "tmp_path"]  # Fixtures.
 
 UNWRITABLE = numpy.float64(1.5)
 """Encoders refuse it; it is kept as the number that it equals."""
@@ -45,6 +52,7 @@ KEPT: list[Any] = [
     Source(address=ADDRESS, prices={Decimal("1.5"): 1}, rest=[UNWRITABLE]),
     HumanMessage("h", scores=[UNWRITABLE]),
     HumanMessage("h", some=UserDict(a=1)),
+    [Send("item", {"score": UNWRITABLE}, timeout=TimeoutPolicy(run_timeout=1))],
 ]
 CHANGED: list[tuple[Any, Any, str]] = [
     ([{(1, UNWRITABLE)}], [[[1, 1.5]]], "builtins.set cannot be kept in the thread: a list is"),
@@ -106,3 +114,19 @@ async def test_what_stands_beside_a_part_with_another_form_is_kept(value: Any) -
 @pytest.mark.parametrize(("value", "form", "warning"), CHANGED)
 async def test_a_changed_part_is_warned_of_once(value: Any, form: Any, warning: str) -> None:
     assert await kept(value) == (form, [warning])
+
+
+async def test_a_node_that_was_sent_such_a_value_takes_the_answer_to_its_question(
+    database_url: str, tmp_path: Path
+) -> None:
+    def create(llm: Any) -> StateGraph[Any]:
+        graph: StateGraph[Any] = StateGraph(Draft)
+        graph.add_node("item", lambda sent: {"messages": [AIMessage(f"{interrupt('Go on?')}: {sent['score']}")]})
+        graph.add_node("first", lambda _: {"messages": []})
+        graph.add_conditional_edges("first", lambda _: [Send("item", {"score": UNWRITABLE})], ["item"])
+        graph.add_edge(START, "first")
+        return graph
+
+    async with server(database_url, tmp_path, agents={"mine": create}) as (house, _, _):
+        await turn(house, "un", agent="mine")
+        assert text_of(await turn(house, "", agent="mine", resume="yes")) == "yes: 1.5"
