@@ -64,11 +64,11 @@ async def test_a_providers_limit_is_passed_on_with_its_delay(
     assert answer.headers["retry-after"] == "61"
 
 
-@pytest.mark.parametrize(("asked", "passed_on"), [("60.01", "61"), ("60.5", "61"), ("60.0", "60")])
+@pytest.mark.parametrize(("given", "passed_on"), [("60.01", "61"), ("60.5", "61"), ("60.0", "60")])
 async def test_a_part_of_a_second_of_a_delay_is_a_whole_one(
-    client: httpx.AsyncClient, provider: ScriptedProvider, asked: str, passed_on: str
+    client: httpx.AsyncClient, provider: ScriptedProvider, given: str, passed_on: str
 ) -> None:
-    play(provider, [Status(429, {"error": {"message": "slow down"}}, (("Retry-After", asked),))])
+    play(provider, [Status(429, {"error": {"message": "slow down"}}, (("Retry-After", given),))])
     assert (await post(client, stream=False)).headers["retry-after"] == passed_on
 
 

@@ -85,8 +85,8 @@ async def test_a_402_is_a_used_up_quota_without_a_word_of_it() -> None:
 
 
 async def test_a_used_up_quota_under_403_shows_nothing_of_a_key() -> None:
-    said = {"error": {"message": f"insufficient balance of key {API_KEY}"}}
-    error = (await answer_to(Status(403, said))).error
+    body = {"error": {"message": f"insufficient balance of key {API_KEY}"}}
+    error = (await answer_to(Status(403, body))).error
     assert type(error) is InsufficientQuota
     assert API_KEY not in error.message
 
