@@ -10,7 +10,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk
 
 from domain.messages import VENDOR_FIELDS
 from domain.runs import ModelDelta
-from services.llm.history import RAW_TOOL_CALLS, parse_tool_calls
+from services.llm.history import RAW_TOOL_CALLS, REASONING, parse_tool_calls
 from services.llm.providers.provider import AnswerChunk, Delta, text_in
 from services.llm.vendor_fields import merged, with_fields
 
@@ -96,6 +96,9 @@ def rare_delta(chunk: ChatGenerationChunk, model: str) -> ModelDelta | None:
     content.pop(VENDOR_FIELDS, None)
     if reasoning := content.get("reasoning_content"):
         content["reasoning"] = reasoning  # Clients look under the one name or the other.
+    else:
+        # An empty one is kept for the history alone.
+        content = {name: value for name, value in content.items() if name not in REASONING}
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks:
         fields = _call_fields(chunk)
         content["tool_calls"] = [

@@ -80,6 +80,9 @@ def _fields_of(delta: Mapping[str, Any]) -> dict[str, Any]:
         kept["reasoning_content"] = reasoning
         if reasoning == delta.get("reasoning"):
             kept["reasoning"] = reasoning  # It goes back under the name that the vendor gave it.
+    else:
+        # Models that think insist on the field beside their tool calls, and not on words in it.
+        kept |= {name: "" for name in ("reasoning_content", "reasoning") if delta.get(name) == ""}
     if len(delta) > 1 or "content" not in delta:
         if refusal := delta.get("refusal"):
             kept["refusal"] = refusal

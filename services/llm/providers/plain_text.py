@@ -2,6 +2,9 @@
 
 from typing import Any
 
+REASONING = ("reasoning_content", "reasoning")
+"""Empty, it still says something where there is no text: what follows may be tool calls, which go back with it."""
+
 
 def plain_text(parsed: dict[str, Any]) -> str | None:
     """The piece of text, when the object holds nothing else worth seeing; `None` for a rare one."""
@@ -16,7 +19,7 @@ def plain_text(parsed: dict[str, Any]) -> str | None:
         content = delta.get("content")
         if content.__class__ is not str:
             return None
-        if len(delta) > 1 and _says_more(delta):
+        if len(delta) > 1 and (_says_more(delta) or (not content and "" in map(delta.get, REASONING))):
             return None
     except (AttributeError, KeyError, TypeError):
         return None
