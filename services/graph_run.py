@@ -25,7 +25,7 @@ from domain.errors import BadRequest, Conflict
 from domain.messages import Message
 from domain.runs import Interruption, RunRequest
 from services.agent_registry import Agent
-from services.graph_stops import GraphStop, watch_stops
+from services.graph_stops import GraphStop, watching
 from services.llm.history import assistant_message
 from services.node_progress import NodeProgress
 from services.pauses import note_stop
@@ -57,11 +57,7 @@ class _Watched:
     before: list[BaseMessage] = field(default_factory=list)
     state: Any = None
     stops: list[GraphStop] = field(default_factory=list)
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether it is to be gone on with. After its last node there is nothing to go on with."""
-        return any(one.is_outermost and (one.next or not one.is_breakpoint) for one in self.stops)
+    has_stopped: bool = False
 
 
 async def run_graph(
@@ -163,19 +159,21 @@ async def _watched(
     graph: CompiledStateGraph[Any], entry: Any, config: Any, context: RunContext, *, durable: bool
 ) -> _Watched:
     """Run it; progress goes to those who want it."""
-    run = _Watched(stops=watch_stops())
+    run = _Watched()
     if context.shows_progress:
         config = {**config, "callbacks": [NodeProgress(context)]}
     is_first = True
     # `async` writes each step's state while the next one runs.
     options: dict[str, Any] = {"durability": "async"} if durable else {}
     states: Any = graph.astream(entry, config, stream_mode="values", **options)
-    async with aclosing(states):
-        async for state in states:
-            run.before = messages_of(state) if is_first else run.before
-            run.state, is_first = state, False
-            for one in state.get(INTERRUPT, ()) if isinstance(state, dict) else ():
-                context.show("interrupt", {"id": one.id, "value": one.value})
+    with watching(graph) as watch:
+        async with aclosing(states):
+            async for state in states:
+                run.before = messages_of(state) if is_first else run.before
+                run.state, is_first = state, False
+                for one in state.get(INTERRUPT, ()) if isinstance(state, dict) else ():
+                    context.show("interrupt", {"id": one.id, "value": one.value})
+    run.stops, run.has_stopped = watch.stops, watch.has_stopped
     return run
 
 

@@ -1,16 +1,20 @@
 """Where graphs stop a run, to be answered or at a breakpoint: LangGraph says so of the outermost one alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
 from langgraph.errors import GraphInterrupt
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._loop import PregelLoop
 
 from services.taken_answers import RESUME
 
 _BREAKPOINTS = ("interrupt_before", "interrupt_after")
+_PUSH = "__pregel_push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +30,40 @@ class GraphStop:
     is_outermost: bool
 
 
-_stops: ContextVar[list[GraphStop] | None] = ContextVar("stops", default=None)
+@dataclass(slots=True)
+class GraphWatch:
+    """The graphs that have stopped in a run of this one. What the run leaves behind goes on without it: `is_over`."""
+
+    graph: CompiledStateGraph[Any]
+    stops: list[GraphStop] = field(default_factory=list)
+    is_over: bool = False
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the run is to be gone on with. After its last node there is nothing to go on with."""
+        return any(one.is_outermost and (one.next or not one.is_breakpoint) for one in self.stops)
 
 
-def watch_stops() -> list[GraphStop]:
-    """The list to which each graph is added that stops from now on in this task, and in what it starts."""
-    stops: list[GraphStop] = []
-    _stops.set(stops)
-    return stops
+_watch: ContextVar[GraphWatch | None] = ContextVar("graph_watch", default=None)
+
+
+@contextmanager
+def watching(graph: CompiledStateGraph[Any]) -> Iterator[GraphWatch]:
+    """Notes each graph that stops in this task, and in what it starts; at its end the run of this one is over."""
+    watch = GraphWatch(graph)
+    token = _watch.set(watch)
+    try:
+        yield watch
+    finally:
+        watch.is_over = True
+        _watch.reset(token)
+
+
+def check_run_is_not_over() -> None:
+    """Raises `RuntimeError` in what a run has left behind: the next run must not meet what it still does."""
+    watch = _watch.get()
+    if watch is not None and watch.is_over:
+        raise RuntimeError("the run that this graph was part of is over: it does not go on")
 
 
 def note_stops_of_all_graphs() -> None:
@@ -44,25 +74,28 @@ def note_stops_of_all_graphs() -> None:
 
     @wraps(leave)
     def leave_noting(self: PregelLoop, kind: Any, error: Any, traceback: Any) -> Any:
-        stops = _stops.get()
-        if stops is not None and isinstance(error, GraphInterrupt):
-            stops.append(_stop_of(self))
+        watch = _watch.get()
+        if watch is not None and isinstance(error, GraphInterrupt):
+            watch.stops.append(_stop_of(self, watch))
         return leave(self, kind, error, traceback)
 
     leave_noting.notes_stops = True  # type: ignore[attr-defined]  # So that it is done once.
     PregelLoop._suppress_interrupt = leave_noting  # type: ignore[method-assign, assignment]  # noqa: SLF001 - as above
 
 
-def _stop_of(loop: PregelLoop) -> GraphStop:
-    open_tasks = [
+def _stop_of(loop: PregelLoop, watch: GraphWatch) -> GraphStop:
+    open_nodes = [
         task.name
         for task in getattr(loop, "tasks", {}).values()
-        if not task.name.startswith("__") and all(channel == RESUME for channel, _ in task.writes)
+        # Not LangGraph's own, and not what a node has called (`@task`).
+        if not (task.name.startswith("__") or (task.path[0] == _PUSH and task.path[-1] is True))
+        and all(channel == RESUME for channel, _ in task.writes)
     ]
     return GraphStop(
         loop.checkpoint_config["configurable"].get("checkpoint_ns", ""),
         loop.checkpoint["id"],
-        tuple(dict.fromkeys(open_tasks)),
+        tuple(dict.fromkeys(open_nodes)),
         loop.status in _BREAKPOINTS,
-        not loop.is_nested,
+        # A node may run a graph that keeps its state elsewhere: it is not nested, either.
+        not loop.is_nested and loop.nodes is watch.graph.nodes,
     )

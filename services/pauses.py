@@ -87,6 +87,7 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
     `answers` are those that the run was given, by the ids of their questions; `stops` are the graphs that have stopped.
     """
     saver.let_go(thread_id)
+    await saver.settle_writes()
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
         await cursor.execute(_STORED, {"thread": thread_id, "interrupt": INTERRUPT}, binary=True)
         stored = await cursor.fetchall()
@@ -110,24 +111,26 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
 
 def _pauses(stops: Sequence[GraphStop], newest: Mapping[str, str]) -> list[Pause]:
     """The graphs that stopped by themselves, where the thread keeps them; `newest` are its checkpoints by namespace."""
+    kept = [one for one in stops if newest.get(one.namespace) == one.checkpoint_id]
     found = {
-        one.namespace: Pause(one.namespace, one.checkpoint_id, one.next or _next_around(one, stops))
-        for one in stops
-        if one.is_breakpoint and newest.get(one.namespace) == one.checkpoint_id and (one.next or not one.is_outermost)
+        one.namespace: Pause(one.namespace, one.checkpoint_id, one.next or (_node_around(one, kept),))
+        for one in kept
+        if one.is_breakpoint and (one.next or not one.is_outermost)
     }
     return list(found.values())
 
 
-def _next_around(stop: GraphStop, stops: Sequence[GraphStop]) -> tuple[str, ...]:
-    """The nodes that run a graph which stopped after its last node."""
-    around = [one for one in stops if one.next and _is_around(one.namespace, stop.namespace)]
-    return max(around, key=lambda one: len(one.namespace)).next if around else ()
+def _node_around(stop: GraphStop, stops: Sequence[GraphStop]) -> str:
+    """The node that runs a graph which stopped after its last node. Its name is in the graph's namespace."""
+    around = [one.namespace for one in stops if one.namespace and _is_around(one.namespace, stop.namespace)]
+    within = stop.namespace.removeprefix(f"{max(around, key=len)}|") if around else stop.namespace
+    return within.partition("|")[0].partition(":")[0]
 
 
 def _is_around(outer: str, inner: str) -> bool:
     """A number at the end tells the graphs apart that one task runs: such a graph is beside the first, not in it."""
-    rest = inner.removeprefix(f"{outer}|") if outer else inner
-    return not outer or (rest != inner and not rest.partition("|")[0].isdigit())
+    rest = inner.removeprefix(f"{outer}|")
+    return rest != inner and not rest.partition("|")[0].isdigit()
 
 
 def _open_tasks(saver: ThreadSaver, row: DictRow, answers: Mapping[str, Any]) -> list[OpenTask]:

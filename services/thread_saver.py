@@ -32,6 +32,7 @@ from domain.documents import Passage
 from services.called_tasks import marks_of
 from services.checkpoint_writer import CheckpointWriter
 from services.error_handlers import with_handlers
+from services.graph_stops import check_run_is_not_over
 from services.orphan_calls import answer_orphans
 from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
@@ -134,7 +135,11 @@ class ThreadSaver(LoopBoundSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Store a step's state: numbers and short texts in the checkpoint itself, the rest once a version."""
+        """Store a step's state: numbers and short texts in the checkpoint itself, the rest once a version.
+
+        Raises `RuntimeError` for a run that is over.
+        """
+        check_run_is_not_over()
         place = config["configurable"]
         thread_id, namespace = place["thread_id"], place["checkpoint_ns"]
         self.let_go(thread_id)
@@ -161,7 +166,11 @@ class ThreadSaver(LoopBoundSaver):
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Store what a node gave before its step has ended: after a crash it need not run again."""
+        """Store what a node gave before its step has ended: after a crash it need not run again.
+
+        Raises `RuntimeError` for a run that is over.
+        """
+        check_run_is_not_over()
         place = config["configurable"]
         self.let_go(place["thread_id"])
         writes = _lasting(task_id, writes)
@@ -184,6 +193,10 @@ class ThreadSaver(LoopBoundSaver):
         ids = [one.id for one in writes[INTERRUPT]]
         count = len(answers) if isinstance(answers, list) else 0
         return (ASKED_INDEX - count, ASKED, *self.serde.dumps_typed(ids))
+
+    async def settle_writes(self) -> None:
+        """Returns when all that was to be stored before is."""
+        await self._writer.write()
 
     async def drop_outputs(self, thread_id: str) -> None:
         """Make the tasks that have ended in an open step begin again: the state cannot take what they gave."""

@@ -5,6 +5,7 @@ import operator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
+from uuid import uuid4
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -14,8 +15,8 @@ from langgraph.func import task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from domain.errors import BadRequest, ThreadAnswered
-from services.graph_stops import note_stops_of_all_graphs, watch_stops
+from domain.errors import BadRequest, Conflict, ThreadAnswered
+from services.graph_stops import note_stops_of_all_graphs, watching
 from tests.house_for_tests import ask, events_of, failure_of, finish_of, text_of
 from tests.postgres_for_tests import _made_cluster, database_url, postgres, tmp_path
 from tests.services.test_breakpoints_within import pauses, three_nodes
@@ -39,13 +40,13 @@ async def following(graph: StateGraph[Any]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     content: Any = {"done": []}
     while True:
-        stops = watch_stops()
-        await compiled.ainvoke(content, config)
+        with watching(compiled) as watch:
+            await compiled.ainvoke(content, config)
         state = await compiled.aget_state(config)
         if not state.next:
-            assert stops == []
+            assert watch.stops == []
             return found
-        (stop,) = stops
+        (stop,) = watch.stops
         assert sorted(stop.next) == sorted(set(state.next))
         assert (stop.namespace, stop.checkpoint_id) == ("", state.config["configurable"]["checkpoint_id"])
         assert (stop.is_breakpoint, stop.is_outermost) == (True, True)
@@ -220,3 +221,90 @@ async def test_a_question_of_a_task_within_is_listed_once(database_url: str, tmp
         (question,) = finish_of(await turn(house, "Hi", agent="mine")).interrupts
         assert await pauses(house) == [(question.id, ())]
         assert text_of(await answer(house, 1)) == "one? 1 and two"
+
+
+def stops_elsewhere(then: Any) -> StateGraph[Any]:
+    """Its node runs a graph that keeps its state in its own place, and stops there."""
+    other = three_nodes(interrupt_before=["act"], checkpointer=InMemorySaver())
+
+    async def outer(_: Answers) -> dict[str, Any]:
+        await other.ainvoke({"messages": []}, {"configurable": {"thread_id": str(uuid4())}})
+        await then.ainvoke({"messages": []})
+        return {"messages": [AIMessage("done")]}
+
+    return a_graph(outer=outer)
+
+
+async def test_a_graph_that_keeps_its_state_elsewhere_stops_there_alone(database_url: str, tmp_path: Path) -> None:
+    agents = {
+        "goes on": lambda llm: stops_elsewhere(three_nodes()),
+        "stops": lambda llm: stops_elsewhere(three_nodes(interrupt_after=["tail"])),
+    }
+    async with server(database_url, tmp_path, agents=agents) as (house, _, _):
+        assert text_of(await events_of(house, ask("goes on"))) == "done"
+        events = await turn(house, "Hi", "a", agent="goes on")
+        assert (text_of(events), finish_of(events).interrupts) == ("done", ())
+        assert "asked nothing" in await refusal(house, Conflict, "", "a", agent="goes on", resume=1)
+        (pause,) = finish_of(await turn(house, "Hi", "b", agent="stops")).interrupts
+        assert pause.next == ("outer",)
+
+
+async def test_what_comes_next_is_the_node_that_ran_the_graph_and_no_task_of_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    pausing = three_nodes(interrupt_after=["tail"])
+
+    @task
+    async def call() -> Any:
+        return await pausing.ainvoke({"messages": []})
+
+    async def runs_it(_: Answers) -> dict[str, Any]:
+        await call()
+        return {"done": ["ran"]}
+
+    agents = {
+        "alone": lambda llm: a_graph(outer=runs_it),
+        "within": lambda llm: a_graph(outer=a_graph(inner=runs_it).compile()),
+        "beside": lambda llm: at_once(asks("one?"), runs_it),
+    }
+    expected = {"alone": ("outer",), "within": ("inner",), "beside": ("two",)}
+    async with server(database_url, tmp_path, agents=agents) as (house, _, _):
+        for name, node in expected.items():
+            interrupts = finish_of(await turn(house, "Hi", name, agent=name)).interrupts
+            assert interrupts[-1].next == node
+
+
+async def test_what_a_failed_run_left_behind_does_not_meet_the_next_one(database_url: str, tmp_path: Path) -> None:
+    """What fails beside a graph does not end it: it goes on by itself."""
+    slowly, failed = asyncio.Event(), False
+
+    async def take(state: Answers) -> dict[str, Any]:
+        order = state["done"][0]
+        if order == "1":
+            await slowly.wait()
+        return {"done": [f"took {order}"]}
+
+    ordering = a_graph(take=take, confirm=lambda _: {"done": ["confirmed"]}).compile()
+    another = a_graph(ask=lambda _: {"done": [str(interrupt("two?"))]}).compile()
+
+    async def fails_once() -> None:
+        nonlocal failed
+        await asyncio.sleep(0.05)
+        if not failed:
+            failed = True
+            raise ValueError("no")
+
+    async def outer(_: Answers) -> dict[str, Any]:
+        order = str(interrupt("one?"))
+        ordered, _ = await asyncio.gather(ordering.ainvoke({"messages": [], "done": [order]}), fails_once())
+        more = await another.ainvoke({"messages": []})
+        return {"messages": [AIMessage(" ".join([*ordered["done"], *more["done"]]))]}
+
+    async with server(database_url, tmp_path, agents={"mine": lambda llm: a_graph(outer=outer)}) as (house, _, _):
+        await turn(house, "Hi", agent="mine")
+        assert failure_of(await answer(house, 1)) is not None
+        (question,) = finish_of(await answer(house, 2)).interrupts
+        assert question.value == "two?"
+        slowly.set()
+        await asyncio.sleep(0.2)
+        assert text_of(await answer(house, 3)) == "2 took 2 confirmed 3"
