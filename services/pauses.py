@@ -11,8 +11,8 @@ from psycopg.rows import DictRow
 from services.checkpoint_writer import REPLACE_WRITES, WriteRow
 from services.graph_stops import GraphStop
 from services.questions import asker, question_ids, question_places
-from services.taken_answers import ASKED, INTERRUPT, NO_OUTPUT, PASSED, PAUSE, QUESTION_TIME, RESUME, TAKEN
-from services.thread_saver import ASKED_INDEX, NO_TASK, TAKEN_INDEX, ThreadSaver, asked_place
+from services.taken_answers import INTERRUPT, NO_OUTPUT, PASSED, PAUSE, QUESTION_IDS, QUESTION_TIME, RESUME, TAKEN
+from services.thread_saver import NO_TASK, QUESTION_IDS_INDEX, TAKEN_INDEX, ThreadSaver, place_of_ids
 
 _STORED = """
     SELECT checkpoint_ns, checkpoint_id, (
@@ -67,7 +67,7 @@ class OpenTask:
     path: str
     channels: frozenset[str]
     questions: frozenset[str] = frozenset()
-    """The ids of what it asks, or has asked before it was given answers and went on."""
+    """The ids of the questions that are stored with it: it waits for their answers, or went on with these."""
     is_waiting: bool = False
     """Whether its run was not given the answers to all of them."""
 
@@ -92,7 +92,7 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
         await cursor.execute(_STORED, {"thread": thread_id, "interrupt": INTERRUPT}, binary=True)
         stored = await cursor.fetchall()
         if any(row["checkpoint_ns"] for row in stored):
-            # What ran beside a question, in the run that asked it, was led to by no answer to it.
+            # What ran beside a question, in the same run, was led to by no answer to it.
             await cursor.execute(_LATER, (str(uuid6()), thread_id, QUESTION_TIME))
     tasks = [task for row in stored for task in _open_tasks(saver, row, answers)]
     pauses = _pauses(stops, {row["checkpoint_ns"]: row["checkpoint_id"] for row in stored})
@@ -103,8 +103,8 @@ async def note_stop(saver: ThreadSaver, thread_id: str, answers: Mapping[str, An
     for one in pauses:
         at = (thread_id, one.namespace, one.checkpoint_id, NO_TASK, "")
         writes.append((*at, 0, PAUSE, *saver.serde.dumps_typed(one.next)))
-        at = (thread_id, *asked_place(one.checkpoint_id), NO_TASK, "")
-        writes.append((*at, ASKED_INDEX, ASKED, *saver.serde.dumps_typed([one.checkpoint_id])))
+        at = (thread_id, *place_of_ids(one.checkpoint_id), NO_TASK, "")
+        writes.append((*at, QUESTION_IDS_INDEX, QUESTION_IDS, *saver.serde.dumps_typed([one.checkpoint_id])))
     if writes or any(PAUSE in task.channels for task in tasks):
         await _store(saver, thread_id, pauses, passed, writes)
 
@@ -140,19 +140,13 @@ def _open_tasks(saver: ThreadSaver, row: DictRow, answers: Mapping[str, Any]) ->
         channels.setdefault((task_id.decode(), path.decode()), set()).add(channel.decode())
         if blob is not None:
             questions[task_id.decode()] = frozenset(question_ids(saver, {"type": kind.decode(), "blob": blob}))
-    return [
-        OpenTask(
-            row["checkpoint_ns"],
-            row["checkpoint_id"],
-            task_id,
-            path,
-            frozenset(found),
-            asked,
-            not asked <= answers.keys(),
-        )
-        for (task_id, path), found in channels.items()
-        for asked in [questions.get(task_id, frozenset())]
-    ]
+    tasks: list[OpenTask] = []
+    for (task_id, path), found in channels.items():
+        its_questions = questions.get(task_id, frozenset())
+        is_waiting = not its_questions <= answers.keys()
+        at = (row["checkpoint_ns"], row["checkpoint_id"], task_id, path)
+        tasks.append(OpenTask(*at, frozenset(found), its_questions, is_waiting))
+    return tasks
 
 
 async def _passed(

@@ -9,12 +9,12 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow
 
 from services.taken_answers import (
-    ASKED,
     INTERRUPT,
     NO_OUTPUT,
     PASSED,
     PAUSE,
     PULL_PATH,
+    QUESTION_IDS,
     RESUME,
     earlier_questions,
     questions_of,
@@ -40,8 +40,8 @@ _QUESTIONS = """
 
 
 _FORGET = """
-    DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(asked)s AND checkpoint_id < (
-        SELECT checkpoint_id FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(asked)s
+    DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(ids)s AND checkpoint_id < (
+        SELECT checkpoint_id FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = %(ids)s
         ORDER BY checkpoint_id DESC OFFSET %(most)s LIMIT 1)
 """
 MOST_IDS = 500
@@ -94,12 +94,12 @@ def asker(places: Iterable[QuestionPlace]) -> QuestionPlace | None:
 async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
     """The ids of the thread's questions and pauses, also of those answered since."""
     async with saver._cursor() as cursor:  # noqa: SLF001 - the saver's own rows
-        await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, PASSED, ASKED, RESUME]), binary=True)
+        await cursor.execute(_INTERRUPTS, (thread_id, [INTERRUPT, PAUSE, PASSED, QUESTION_IDS, RESUME]), binary=True)
         rows = await cursor.fetchall()
-    asked = [row for row in rows if row["channel"] == ASKED]
-    ids = {one for row in asked for one in saver.serde.loads_typed((row["type"], row["blob"]))}
+    kept = [row for row in rows if row["channel"] == QUESTION_IDS]
+    ids = {one for row in kept for one in saver.serde.loads_typed((row["type"], row["blob"]))}
     ids |= {row["checkpoint_id"] for row in rows if row["task_id"] == NO_TASK and row["channel"] in {PAUSE, PASSED}}
-    for row in (each for each in rows if each["task_id"] != NO_TASK and each["channel"] != ASKED):
+    for row in (each for each in rows if each["task_id"] != NO_TASK and each["channel"] != QUESTION_IDS):
         path = row["task_path"]
         names = [path.removeprefix(PULL_PATH)] if path.startswith(PULL_PATH) else row["nodes"]
         around = f"{row['checkpoint_ns']}|" if row["checkpoint_ns"] else ""
@@ -118,7 +118,7 @@ async def interrupt_ids(saver: ThreadSaver, thread_id: str) -> set[str]:
 
 async def forget_old_ids(saver: ThreadSaver, thread_id: str) -> None:
     async with saver._cursor() as cursor:  # noqa: SLF001 - as above
-        await cursor.execute(_FORGET, {"thread": thread_id, "asked": ASKED, "most": MOST_IDS})
+        await cursor.execute(_FORGET, {"thread": thread_id, "ids": QUESTION_IDS, "most": MOST_IDS})
 
 
 def question_ids(saver: ThreadSaver, row: Mapping[str, Any]) -> list[str]:

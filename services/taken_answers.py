@@ -16,15 +16,15 @@ PAUSE = "__routeur_pause__"
 """Ours, on a checkpoint where `interrupt_before` or `interrupt_after` stopped a run: LangGraph keeps no trace of it."""
 PASSED = "__routeur_passed__"
 """Ours, in the place of a pause that was passed, or of a question whose answer was taken before one."""
-ASKED = "__routeur_asked__"
-"""Ours, on a task for each question that it has asked: its id, which the task's next question overwrites."""
+QUESTION_IDS = "__routeur_question_ids__"
+"""Ours, for each question of a task, and for each pause: its id, which outlives the checkpoint."""
 PROVISIONAL = "__routeur_provisional__"
 """Ours, on a called task whose result was stored since its run began: its value is the path of the node's task."""
 WAITING = "__routeur_waiting__"
 """Ours, on a node's task that has stored a question since its run began."""
 QUESTION_TIME = "__routeur_question_time__"
 """Ours, on a node's task that has stored a question: its value is the id that a checkpoint would have had then."""
-OUR_MARKS = frozenset({PAUSE, PASSED, ASKED, PROVISIONAL, WAITING, QUESTION_TIME})
+OUR_MARKS = frozenset({PAUSE, PASSED, QUESTION_IDS, PROVISIONAL, WAITING, QUESTION_TIME})
 """What LangGraph is never shown."""
 NO_OUTPUT = OUR_MARKS | {ERROR, INTERRUPT, RESUME, ERROR_SOURCE_NODE, TAKEN}
 

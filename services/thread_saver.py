@@ -38,12 +38,12 @@ from services.saver_loop import LoopBoundSaver, on_its_loop
 from services.state_serializer import StateSerializer
 from services.state_types import declared_types
 from services.taken_answers import (
-    ASKED,
     ERROR,
     ERROR_SOURCE_NODE,
     INTERRUPT,
     NO_OUTPUT,
     OUR_MARKS,
+    QUESTION_IDS,
     RESUME,
     TAKEN,
     without_failed_answers,
@@ -55,7 +55,7 @@ ALLOWED_TYPES: tuple[type, ...] = (Passage,)
 
 NO_TASK = "00000000-0000-0000-0000-000000000000"
 """LangGraph's id for what a run's input writes."""
-TAKEN_INDEX, ASKED_INDEX = -100, -200
+TAKEN_INDEX, QUESTION_IDS_INDEX = -100, -200
 """Where no write of LangGraph's is. Below the second the questions of a task, each at its number."""
 
 _DROP_OUTPUTS = """
@@ -182,17 +182,17 @@ class ThreadSaver(LoopBoundSaver):
         if {INTERRUPT, RESUME} <= channels:
             rows.append((*at, TAKEN_INDEX, TAKEN, "null", b""))
         if INTERRUPT in channels:
-            where = (place["thread_id"], *asked_place(place["checkpoint_id"]), task_id, task_path)
-            rows.append((*where, *self._asked(dict(writes))))
+            where = (place["thread_id"], *place_of_ids(place["checkpoint_id"]), task_id, task_path)
+            rows.append((*where, *self._question_ids(dict(writes))))
         rows += [(*at, *mark) for mark in marks_of(channels, task_path)]
         await self._writer.write(writes=rows, replaces=channels <= WRITES_IDX_MAP.keys())
 
-    def _asked(self, writes: Mapping[str, Any]) -> tuple[int, str, str, bytes]:
+    def _question_ids(self, writes: Mapping[str, Any]) -> tuple[int, str, str, bytes]:
         """The ids of a task's questions, kept where its next one does not overwrite them."""
         answers = writes.get(RESUME)
         ids = [one.id for one in writes[INTERRUPT]]
         count = len(answers) if isinstance(answers, list) else 0
-        return (ASKED_INDEX - count, ASKED, *self.serde.dumps_typed(ids))
+        return (QUESTION_IDS_INDEX - count, QUESTION_IDS, *self.serde.dumps_typed(ids))
 
     async def settle_writes(self) -> None:
         """Returns when all that was to be stored before is."""
@@ -233,9 +233,9 @@ _NEWEST = f"{ThreadSaver.SELECT_SQL} WHERE thread_id = %s AND checkpoint_ns = ''
 _OUR_MARKS = frozenset(mark.encode() for mark in OUR_MARKS)
 
 
-def asked_place(checkpoint_id: str) -> tuple[str, str]:
+def place_of_ids(checkpoint_id: str) -> tuple[str, str]:
     """The namespace and the checkpoint under which ids are kept: of none that is, so that none takes them along."""
-    return "", f"{ASKED}{checkpoint_id}"
+    return "", f"{QUESTION_IDS}{checkpoint_id}"
 
 
 def _lasting(task_id: str, writes: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
