@@ -11,10 +11,7 @@ from langgraph.errors import GraphInterrupt
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.pregel._loop import PregelLoop
 
-from services.taken_answers import RESUME
-
 _BREAKPOINTS = ("interrupt_before", "interrupt_after")
-_PUSH = "__pregel_push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class GraphStop:
     namespace: str
     checkpoint_id: str
     next: tuple[str, ...]
-    """The nodes that have not ended, or begin next; none where the graph has stopped after its last."""
+    """At a breakpoint the nodes that begin next; none where the graph has stopped after its last."""
     is_breakpoint: bool
     """Whether it stopped by itself, and not for one of its nodes."""
     is_outermost: bool
@@ -84,18 +81,15 @@ def note_stops_of_all_graphs() -> None:
 
 
 def _stop_of(loop: PregelLoop, watch: GraphWatch) -> GraphStop:
-    open_nodes = [
-        task.name
-        for task in getattr(loop, "tasks", {}).values()
-        # Not LangGraph's own, and not what a node has called (`@task`).
-        if not (task.name.startswith("__") or (task.path[0] == _PUSH and task.path[-1] is True))
-        and all(channel == RESUME for channel, _ in task.writes)
-    ]
+    # A step that is interrupted in the middle may have ended some of its nodes before; LangGraph's own are hidden.
+    begins = [task.name for task in getattr(loop, "tasks", {}).values() if not task.writes]
+    following = tuple(dict.fromkeys(name for name in begins if not name.startswith("__")))
+    is_breakpoint = loop.status in _BREAKPOINTS
     return GraphStop(
         loop.checkpoint_config["configurable"].get("checkpoint_ns", ""),
         loop.checkpoint["id"],
-        tuple(dict.fromkeys(open_nodes)),
-        loop.status in _BREAKPOINTS,
+        following if is_breakpoint else (),
+        is_breakpoint,
         # A node may run a graph that keeps its state elsewhere: it is not nested, either.
         not loop.is_nested and loop.nodes is watch.graph.nodes,
     )
